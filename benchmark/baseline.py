@@ -1,0 +1,139 @@
+"""The dense network a run starts from: trained once, shared by all methods of a board."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmark import archs
+from benchmark.archs import load_weights, read_checkpoint
+from benchmark.data import BatchSource
+from benchmark.errors import BadInput
+from benchmark.ledger import Ledger
+from benchmark.network import Network
+from benchmark.record import Accuracy
+from benchmark.spec import RunSpec, digest
+from benchmark.store import Stage, Store, weights_digest
+from benchmark.trainer import Schedule, Trainer, evaluate, phase_seed, rate_at
+from methods.api import Method
+
+MOST_BASELINE_GAP = 0.003
+
+
+def new_model(spec: RunSpec) -> nn.Module:
+    """The architecture with random weights of the run's dense seed.
+
+    Raises:
+        BadInput: the structure is not the one the spec names.
+    """
+    seed = spec.seeds.run if spec.seeds.dense is None else spec.seeds.dense
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(phase_seed(seed, "initialisation"))
+        model = archs.build(spec.arch.name, spec.data.num_classes)
+    found = archs.structure_hash(model)
+    if found != spec.arch.structure:
+        raise BadInput(
+            f"architecture {spec.arch.name} has structure {found}, the run says "
+            f"{spec.arch.structure}: it was planned with another version of the network"
+        )
+    return model
+
+
+def stage_key(spec: RunSpec, has_own_dense: bool) -> str:
+    """Everything that the dense network depends on, and nothing else."""
+    content = {
+        "protocol": spec.protocol,
+        "arch": spec.arch.model_dump(mode="json"),
+        "data": spec.data.model_dump(mode="json"),
+        "start": spec.start.model_dump(mode="json"),
+        "seed": spec.seeds.dense,
+        "precision": spec.precision,
+        "threads": spec.threads,
+    }
+    if spec.baseline is not None:
+        content["recipe"] = spec.baseline.model_dump(mode="json")
+    if has_own_dense:
+        content["method"] = spec.method.model_dump(mode="json")
+    return digest(content)
+
+
+def dense_stage(
+    spec: RunSpec,
+    method: Method,
+    trainer: Trainer,
+    test: BatchSource,
+    store: Store,
+    checkpoint: Path | None,
+) -> Stage:
+    """Weights and accuracy of the dense network, made on first use."""
+    model = new_model(spec)
+    own = method.dense_penalty(Network(model, example(spec)), [1.0]) is not None
+    key = stage_key(spec, own)
+    with store.only_one("dense", key):
+        found = store.stage("dense", key)
+        if found is None:
+            if spec.start.kind == "checkpoint":
+                _read(model, spec, checkpoint)
+            else:
+                model = _train(model, spec, method, trainer, own)
+            model.to(trainer.device)
+            found = Stage(
+                dict(model.state_dict()),
+                {
+                    "weights": weights_digest(model.state_dict()),
+                    "accuracy": accuracy(model, trainer, test).model_dump(mode="json"),
+                    "curve": [asdict(row) for row in trainer.curve],
+                    "seconds": sum(e.seconds for e in trainer.ledger.entries),
+                },
+            )
+            store.publish_stage("dense", key, found)
+    return found
+
+
+def example(spec: RunSpec) -> Tensor:
+    """One blank image (1, 3, S, S)."""
+    return torch.zeros(1, 3, spec.data.image_size, spec.data.image_size)
+
+
+def accuracy(model: nn.Module, trainer: Trainer, test: BatchSource) -> Accuracy:
+    """Test and validation figures of a network as it is."""
+    found = evaluate(model, test)
+    val = evaluate(model, trainer.val).top1 if len(trainer.val) else None
+    return Accuracy(
+        test_top1=found.top1, test_top5=found.top5, test_loss=found.loss, val_top1=val
+    )
+
+
+def checkpoint_hash(path: Path) -> str:
+    """Digest of the tensors of a checkpoint file."""
+    return weights_digest(read_checkpoint(path))
+
+
+def _read(model: nn.Module, spec: RunSpec, checkpoint: Path | None) -> None:
+    if checkpoint is None:
+        raise BadInput(f"the run starts from checkpoint {spec.start.checkpoint}: pass --checkpoint")
+    tensors = read_checkpoint(checkpoint)
+    if weights_digest(tensors) != spec.start.checkpoint:
+        raise BadInput(f"checkpoint {checkpoint} changed since the run was planned")
+    load_weights(model, tensors, str(checkpoint))
+
+
+def _train(
+    model: nn.Module, spec: RunSpec, method: Method, trainer: Trainer, own: bool
+) -> nn.Module:
+    recipe = spec.baseline
+    assert recipe is not None and spec.seeds.dense is not None
+    net = Network(model, example(spec))
+    net.to(trainer.device)
+    trainer.seed = spec.seeds.dense
+    trainer.ledger = Ledger(0, len(trainer.train))
+    penalty = None
+    if own:
+        schedule = Schedule.of(recipe.epochs, len(trainer.train), recipe.batch_size)
+        rates = [rate_at(recipe, i / schedule.steps) for i in range(schedule.steps)]
+        penalty = method.dense_penalty(net, rates)
+    trainer.run_phase(net, recipe, "dense", penalty=penalty, charged=False, macs=net.macs())
+    return net.dense()

@@ -1,0 +1,107 @@
+"""Which rows belong together: the dense network a run is set against, tables, and row labels.
+
+All three are written into the rows (one per run) that they are given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+from benchmark.spec import digest
+
+Row = dict[str, Any]
+# Runs that agree in these can be compared at all (DECISIONS 2).
+SETTING = (
+    "protocol", "track", "data", "data_id", "arch", "structure", "precision", "threads", "scope",
+)  # fmt: skip
+FAMILY = ("start", "checkpoint", "baseline_epochs", "budget_epochs", "recipe")
+# What tells two cells of one method in one table apart, in the order of naming.
+AXES = ("allocation", "min_width", "revision", "source", "recipe", "start")
+PLAIN = {"allocation"}  # understood without its name
+
+
+def refer_to_dense(rows: list[Row]) -> None:
+    """Runs from random initialisation are set against the baseline of the same seed, setting and
+    total training: the dense network that most methods there start from."""
+    users: dict[tuple[Any, ...], dict[tuple[str, float], set[str]]] = {}
+    for row in rows:
+        if row.get("dense_top1") is not None:
+            dense = (row["dense_weights"], row["dense_top1"])
+            there = users.setdefault(_opponents(row), defaultdict(set))
+            there[dense].add(row["method"])
+    for row in rows:
+        found = users.get(_opponents(row))
+        if row["status"] != "done" or row.get("dense_top1") is not None or not found:
+            continue
+        most = max(len(methods) for methods in found.values())
+        shared = [dense for dense, methods in found.items() if len(methods) == most]
+        if len(shared) == 1:
+            row["dense_weights"], row["dense_top1"] = shared[0]
+            row["delta"] = row["test_final"] - row["dense_top1"]
+
+
+def _opponents(row: Row) -> tuple[Any, ...]:
+    return (*(row[c] for c in SETTING), row["total_epochs"], row["dense_seed"])
+
+
+def assign_tables(rows: list[Row]) -> None:
+    """A table holds one setting and one pair of recipes. Runs from random initialisation, which
+    have another recipe by construction, join the table of the same total training if there is
+    exactly one. In the paper track every method has its own recipe."""
+
+    def place(row: Row) -> tuple[Any, ...]:
+        own = () if row["track"] == "paper" else (row["min_width"], row["total_epochs"])
+        return (*(row[c] for c in SETTING), *own)
+
+    def family(row: Row) -> tuple[Any, ...]:
+        return () if row["track"] == "paper" else tuple(row[c] for c in FAMILY)
+
+    families: dict[tuple[Any, ...], set[tuple[Any, ...]]] = defaultdict(set)
+    for row in rows:
+        if row["start"] != "random":
+            families[place(row)].add(family(row))
+    for row in rows:
+        there, own = families[place(row)], family(row)
+        if row["start"] == "random" and len(there) == 1:
+            (own,) = there
+        row["table"] = digest([place(row), own], 6)
+
+
+def name_entries(rows: list[Row]) -> None:
+    """Row labels: the title, and what tells a cell from others of the same table."""
+    cells: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        cells[row["cell"]].append(row)
+    names = {cell: _title(part) for cell, part in cells.items()}
+    firsts = {cell: part[0] for cell, part in cells.items()}
+    for cell, row in firsts.items():
+        twins = [r for r in firsts.values() if _same_label(r, row)]
+        varying = [a for a in AXES if len({r[a] for r in twins}) > 1]
+        extra = [str(row[a]) if a in PLAIN else f"{a} {row[a]}" for a in varying]
+        extra += _differing_params(row, twins)
+        if row["preparation"] == "free":
+            extra.append("preparation free")
+        names[cell] += " + LS" * (row["reconstruct"] == "ls") + "".join(f", {e}" for e in extra)
+    for cell, part in cells.items():
+        table, label = part[0]["table"], part[0]["method"]
+        same = [c for c, r in firsts.items() if r["table"] == table and names[c] == names[cell]]
+        namesakes = {firsts[c]["method"] for c in same}
+        for row in part:
+            row["entry"] = names[cell] + (f" [{label}]" if len(namesakes) > 1 else "")
+
+
+def _title(part: list[Row]) -> str:
+    done = {row["title"] for row in part if row["status"] == "done"}
+    return " / ".join(sorted(done or {row["title"] for row in part}))
+
+
+def _same_label(one: Row, other: Row) -> bool:
+    return all(one[c] == other[c] for c in ("table", "method"))
+
+
+def _differing_params(row: Row, twins: list[Row]) -> list[str]:
+    own = json.loads(row["params"])
+    others = [json.loads(r["params"]) for r in twins]
+    return [f"{k}={v}" for k, v in own.items() if any(o.get(k) != v for o in others)]

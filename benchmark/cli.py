@@ -1,0 +1,51 @@
+"""What every command shares: one clear line for a mistake, and the exit codes of DECISIONS 8."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import typer
+from rich.console import Console
+
+from benchmark.errors import BadInput
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def run_app(command: Callable[..., Any]) -> None:
+    """Run a typer command function as the program and exit with its code."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    sys.exit(outcome(lambda: app(standalone_mode=False)))
+
+
+def outcome(call: Callable[[], Any]) -> int:
+    """Exit code of a call; mistakes become one line on standard error."""
+    try:
+        code = call()
+    except BadInput as error:
+        complain(str(error))
+        return BAD_INPUT
+    except click.exceptions.Exit as leave:
+        return int(leave.exit_code)
+    except click.ClickException as error:
+        complain(error.format_message().replace("\n", " "))
+        return BAD_INPUT
+    except (KeyboardInterrupt, click.Abort):
+        complain("interrupted: what is finished is kept, the same command goes on from there")
+        return INTERRUPTED
+    return int(code or DONE)
+
+
+def complain(line: str) -> None:
+    """One line on standard error."""
+    Console(stderr=True, soft_wrap=True).print(f"error: {line}", highlight=False, markup=False)
+
+
+def console() -> Console:
+    """Standard output; plain and unwrapped where it is not a terminal."""
+    found = Console()
+    return found if found.is_terminal else Console(width=140)

@@ -1,0 +1,234 @@
+"""Records as tidy frames: one row per run, and one leaderboard row per cell (a run without seed).
+
+Text columns are plain strings and all others floats, so that plots and CSV files need no casts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from benchmark import boards, columns
+from benchmark.boards import Row
+from benchmark.columns import LEADERBOARD, MEANS, MEDIANS, QUANTITIES, RECORD, RUNS, SPEC, Column
+from benchmark.record import RunRecord
+from benchmark.spec import RunSpec
+from benchmark.store import Attempt, Store
+from methods import UnknownMethod, find
+
+LEAST_SEEDS = 3  # for a rank
+MOST_FLOOR = 50.0  # % of groups at their minimum width (DECISIONS 16)
+SATURATED = 98.0  # % dense accuracy: differences are no ranking
+
+
+def load(root: Path) -> pd.DataFrame:
+    """One row per run under a results directory, failed ones included."""
+    store = Store(root)
+    records = store.records()
+    best = {r.run_id: _best_test(store, r.spec) for r in records}
+    return runs_frame(records, store.last_attempts(), best, _overlaps(store, records))
+
+
+def runs_frame(
+    records: Iterable[RunRecord],
+    attempts: Iterable[Attempt] = (),
+    best_test: Mapping[str, float | None] | None = None,
+    overlaps: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """Tidy rows, in an order that depends on content alone. `best_test` and `overlaps`: fractions
+    by run id."""
+    rows = [_record_row(r) for r in records] + [_attempt_row(a) for a in attempts]
+    for row in rows:
+        row["test_best_test"] = _percent((best_test or {}).get(row["run_id"]))
+        row["kept_overlap"] = _percent((overlaps or {}).get(row["run_id"]))
+    rows.sort(key=lambda row: row["run_id"])
+    boards.refer_to_dense(rows)
+    boards.assign_tables(rows)
+    boards.name_entries(rows)
+    frame = _typed(rows, RUNS)
+    key = [*columns.names([c for c, _ in SPEC]), "dense_seed", "seed", "run_id"]
+    return frame.sort_values(key, kind="stable", ignore_index=True)
+
+
+def leaderboard(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell, with statistics over its seeds, marks and ranks."""
+    rows = [_cell_row(part) for _, part in runs.groupby("cell", sort=False)]
+    _rank(rows)
+    frame = _typed(rows, LEADERBOARD)
+    key = [*boards.SETTING, "table", "target"]
+    order = [*key, "final_mean", "entry", "cell"]
+    ascending = [name != "final_mean" for name in order]
+    return frame.sort_values(order, ascending=ascending, kind="stable", ignore_index=True)
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Mean, sample sd and 95 % t-interval; NaN where undefined."""
+    found = np.asarray([v for v in values if not math.isnan(v)])
+    n, nan = len(found), math.nan
+    if n == 0:
+        return dict(mean=nan, sd=nan, low=nan, high=nan)
+    mean = float(found.mean())
+    if n == 1:
+        return dict(mean=mean, sd=nan, low=nan, high=nan)
+    sd = float(found.std(ddof=1))
+    half = float(student.ppf(0.975, n - 1)) * sd / math.sqrt(n)
+    return dict(mean=mean, sd=sd, low=mean - half, high=mean + half)
+
+
+# ---- runs ----------------------------------------------------------------------------------------
+
+
+def _spec_row(spec: RunSpec) -> Row:
+    row = {c.name: get(spec) for c, get in SPEC}
+    title, control = _card(spec)
+    seeds = {"seed": spec.seeds.run, "dense_seed": spec.seeds.dense}
+    return row | seeds | {"run_id": spec.run_id, "title": title, "control": control}
+
+
+def _record_row(record: RunRecord) -> Row:
+    row = _spec_row(record.spec) | {c.name: get(record) for c, get in RECORD}
+    row |= {"status": "done", "reason": "", "title": record.title, "dense_weights": ""}
+    if record.dense.accuracy is not None:
+        dense = 100 * record.dense.accuracy.test_top1
+        row |= {"dense_top1": dense, "dense_weights": record.dense.weights}
+        row["delta"] = row["test_final"] - dense
+    return row
+
+
+def _attempt_row(attempt: Attempt) -> Row:
+    spec = RunSpec.model_validate(attempt.spec)
+    reason = " ".join(attempt.reason.split())
+    return _spec_row(spec) | {"status": attempt.status, "reason": reason}
+
+
+def _card(spec: RunSpec) -> tuple[str, bool]:
+    """Title and whether it is a control; a user's own file is known by its name only."""
+    try:
+        entry = None if spec.method.source else find(spec.method.label)
+    except UnknownMethod:
+        entry = None
+    return (entry.title, entry.is_control) if entry else (spec.method.label, False)
+
+
+# ---- cells ---------------------------------------------------------------------------------------
+
+
+def _cell_row(part: pd.DataFrame) -> Row:
+    done, first = part[part["status"] == "done"], part.iloc[0]
+    lost = part[part["status"] != "done"]
+    row: Row = {c.name: first[c.name] for c in LEADERBOARD if c.name in part}
+    row |= {"n": len(done), "missing": len(lost), "reason": _reasons(lost)}
+    row["seeds"] = " ".join(f"{seed:.0f}" for seed in done["seed"])
+    row["title"] = " / ".join(sorted(set(done["title"]) or set(part["title"])))
+    row["status"] = "done" if len(done) else _worst(set(lost["status"]))
+    for name, source in QUANTITIES.items():
+        row |= {f"{name}_{k}": v for k, v in summary(done[source].tolist()).items()}
+    networks = done[done["dense_weights"] != ""].drop_duplicates("dense_weights")
+    dense = summary(networks["dense_top1"].tolist())
+    row |= {"dense_mean": dense["mean"], "dense_sd": dense["sd"], "dense_n": len(networks)}
+    row |= {name: summary(done[name].tolist())["mean"] for name in MEANS}
+    row |= {name: done[name].median() if len(done) else math.nan for name in MEDIANS}
+    row["marks"] = "; ".join(_marks(row, done))
+    return row
+
+
+def _worst(statuses: set[str]) -> str:
+    known = [s for s in ("failed", "not run", "n/a") if s in statuses]
+    return known[0] if known else min(statuses)
+
+
+def _reasons(lost: pd.DataFrame) -> str:
+    seeds: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for status, reason, seed in zip(lost["status"], lost["reason"], lost["seed"], strict=True):
+        seeds[status, reason].append(f"{seed:.0f}")
+    return "; ".join(
+        f"seed {', '.join(numbers)} {status}: {reason}"
+        for (status, reason), numbers in sorted(seeds.items())
+    )
+
+
+def _marks(row: Row, done: pd.DataFrame) -> list[str]:
+    found = ["control"] if row["control"] else []
+    if row["floor_share"] > MOST_FLOOR:
+        found.append("floor-bound")
+    lost = int(done["at_chance"].sum())
+    if lost:
+        found.append("at chance" + (f" ({lost} of {len(done)} seeds)" if len(done) > 1 else ""))
+    if row["selection_score"] <= row["selection_inverse"]:
+        found.append("selection uninformative")
+    if row["n"] and row["missing"]:
+        found.append("incomplete")
+    return found
+
+
+def _rank(rows: list[Row]) -> None:
+    """Ranks within boards, in place; ties share the better rank."""
+    ranked: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        row["rank"] = math.nan
+        marks = {"control", "floor-bound", "incomplete"} & set(row["marks"].split("; "))
+        if row["n"] >= LEAST_SEEDS and not marks and not row["dense_mean"] > SATURATED:
+            ranked[row["board"]].append(row)
+    for part in ranked.values():
+        if len(part) > 1:
+            for row in part:
+                row["rank"] = 1 + sum(r["final_mean"] > row["final_mean"] for r in part)
+
+
+# ---- plumbing ------------------------------------------------------------------------------------
+
+
+def _typed(rows: list[Row], wanted: list[Column]) -> pd.DataFrame:
+    content: dict[str, pd.Series[Any]] = {}
+    for column in wanted:
+        values = [row.get(column.name) for row in rows]
+        if column.decimals is None:
+            content[column.name] = pd.Series([str(v or "") for v in values], dtype="str")
+        else:
+            numbers = [math.nan if v is None else float(v) for v in values]
+            content[column.name] = pd.Series(numbers, dtype="float64")
+    return pd.DataFrame(content)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _best_test(store: Store, spec: RunSpec) -> float | None:
+    found = store.measurements(spec, "optimistic")
+    return max((float(f["best_test_top1"]) for f in found), default=None)
+
+
+def read_plan(store: Store, spec: RunSpec) -> dict[str, list[int]]:
+    """Kept units per group of a finished run."""
+    path = store.run_folder(spec) / "plan.json"
+    keep: dict[str, list[int]] = json.loads(path.read_text(encoding="utf-8"))["keep"]
+    return keep
+
+
+def _overlaps(store: Store, records: list[RunRecord]) -> dict[str, float]:
+    """Share of kept units that the other seeds from the same checkpoint keep too, by run id."""
+    cells: dict[str, dict[str, dict[str, list[int]]]] = defaultdict(dict)
+    for record in records:
+        if record.spec.start.kind == "checkpoint":
+            cells[record.spec.cell().run_id][record.run_id] = read_plan(store, record.spec)
+    return {
+        run: float(np.mean([_shared(own, plan) for other, plan in plans.items() if other != run]))
+        for plans in cells.values()
+        if len(plans) > 1
+        for run, own in plans.items()
+    }
+
+
+def _shared(own: dict[str, list[int]], other: dict[str, list[int]]) -> float:
+    kept = sum(len(units) for units in own.values())
+    both = sum(len(set(units) & set(other.get(group, []))) for group, units in own.items())
+    return both / kept if kept else 1.0

@@ -1,0 +1,85 @@
+"""How far a grid is: bars with n/N and ETA on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3.5 min`, `2.1 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+@dataclass
+class GridProgress:
+    """Shows the cells of one wave. `update` is fed by workers, `finish` by the launcher."""
+
+    console: Console
+    title: str
+    total: int
+    workers: int
+    done: int = 0
+    _started: float = field(default_factory=time.monotonic)
+    _bars: Progress | None = None
+    _tasks: dict[str, TaskID] = field(default_factory=dict)
+
+    def __enter__(self) -> GridProgress:
+        if self.console.is_terminal:
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.console,
+                transient=True,
+            )
+            self._bars.start()
+            self._tasks[""] = self._bars.add_task(self.title, total=self.total, note="")
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def update(self, cell: str, phase: str, done: int, total: int) -> None:
+        """A running cell has done this many images of a phase."""
+        if self._bars is None:
+            return
+        if cell not in self._tasks:
+            self._tasks[cell] = self._bars.add_task(f"  {cell}", total=total, note="")
+        self._bars.update(self._tasks[cell], completed=done, total=total, note=f"{phase} (images)")
+
+    def finish(self, cell: str, line: str) -> None:
+        """A cell ended; `line` says how."""
+        self.done += 1
+        eta = self.eta()
+        left = f", about {duration(eta)} left" if self.done < self.total and eta > 0 else ""
+        if self._bars is not None and cell in self._tasks:
+            self._bars.remove_task(self._tasks.pop(cell))
+        if self._bars is not None:
+            self._bars.update(self._tasks[""], completed=self.done, note=left.removeprefix(", "))
+        self.console.print(
+            f"[{self.done}/{self.total}] {line}{left}", highlight=False, markup=False
+        )
+
+    def eta(self) -> float:
+        """Seconds, from the pace so far."""
+        elapsed = time.monotonic() - self._started
+        return elapsed / self.done * (self.total - self.done) if self.done else 0.0

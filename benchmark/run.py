@@ -1,0 +1,177 @@
+"""`python -m benchmark.run`: from method names to a leaderboard."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmark import report
+from benchmark.cli import DONE, FAILED, console, run_app
+from benchmark.data import Data
+from benchmark.errors import BadInput
+from benchmark.launch import data_of, estimate, preflight, run_grid, worker_count
+from benchmark.listing import show_grid, show_list
+from benchmark.progress import duration
+from benchmark.store import check_writable
+from benchmark.sweep import Cell, Options, expand, options_from
+
+LONG = 3600.0  # an estimate beyond this is printed before starting
+
+
+
+def main(
+    methods: Annotated[
+        str | None, typer.Option(help="Comma list of names, 'all', or a path to your own .py.")
+    ] = None,
+    arch: Annotated[str | None, typer.Option(help="See --list archs.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="See --list datasets.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
+    data_name: Annotated[str | None, typer.Option(help="Name of an image folder's data.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
+    normalize: Annotated[
+        str | None, typer.Option(help="dataset, imagenet, or 'm,m,m;s,s,s'.")
+    ] = None,
+    flops_reduction: Annotated[
+        str | None, typer.Option(help="Fractions of MACs to remove, as 0.3,0.5. Default 0.5.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma list. Default 0.")] = None,
+    allocation: Annotated[
+        str | None, typer.Option(help="method (its own), global or uniform.")
+    ] = None,
+    scope: Annotated[str | None, typer.Option(help="inner, or all (residual streams too).")] = None,
+    track: Annotated[str | None, typer.Option(help="common, total or paper.")] = None,
+    preset: Annotated[str | None, typer.Option(help="demo, quick (CPU) or full (GPU).")] = None,
+    reconstruct: Annotated[
+        str | None, typer.Option(help="none, ls, or both as none,ls: refit weights.")
+    ] = None,
+    preparation: Annotated[
+        str | None, typer.Option(help="charged, free, or both: who pays for masks and sparsity.")
+    ] = None,
+    min_width: Annotated[float | None, typer.Option(help="Share of a group that stays.")] = None,
+    optimistic: Annotated[
+        bool | None, typer.Option(help="Also note the best test epoch, as papers quote it.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Budget B; fractions are fine.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of recovery.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Batch size of recovery.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="METHOD.FIELD=V, recovery.FIELD=V or baseline.FIELD=V."),
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Start from trained weights.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of a cell. Default 1.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Cells at once. Default cores // threads.")] = None,
+    compile: Annotated[bool | None, typer.Option(help="torch.compile the training steps.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Results directory.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with the same fields.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Show the grid and its cost, run nothing.")] = False,
+    list_: Annotated[
+        str | None, typer.Option("--list", help="methods, archs or datasets.")
+    ] = None,
+) -> int:
+    """Prune, recover and compare networks under one protocol.
+
+    Example: python -m benchmark.run --methods whitebox,hrank --arch resnet20 --dataset digits
+    --preset demo
+    """
+    words = {k: v for k, v in locals().items() if v is not None}
+    for name in ("config", "dry_run", "list_", "set_"):
+        words.pop(name, None)
+    screen = console()
+    if list_ is not None:
+        show_list(list_, screen)
+        return DONE
+    words |= _lists(words)
+    if set_:
+        words["set"] = dict(_setting(text) for text in set_)
+    return run(options_from(words, config), dry_run, screen)
+
+
+def run(options: Options, dry_run: bool, screen: Console) -> int:
+    """The whole job; returns the exit code."""
+    check_writable(options.results)
+    data = _load(options, screen)
+    cells = expand(options, data)
+    runnable = [c for c in cells if not c.blocked]
+    jobs = worker_count(options)
+    if runnable:
+        preflight(runnable)
+    if dry_run:
+        show_grid(cells, options, jobs, screen)
+        return DONE
+    seconds = estimate(cells, options, jobs)
+    if seconds > LONG:
+        screen.print(
+            f"This will take roughly {duration(seconds)} with {jobs} jobs; it can be interrupted "
+            "at any time and goes on where it was."
+        )
+    failed = run_grid(cells, options, screen)
+    written = report.build(options.results)
+    show_outcome(cells, options, screen, failed, written)
+    return FAILED if failed else DONE
+
+
+def show_outcome(
+    cells: list[Cell], options: Options, screen: Console, failed: int, written: list[Path]
+) -> None:
+    """The leaderboard of this grid, where its files are, and what to try next."""
+    report.show(options.results, screen, {c.spec.run_id for c in cells})
+    blocked = sum(bool(c.blocked) for c in cells)
+    done = len(cells) - blocked - failed
+    screen.print(
+        f"{done} of {len(cells)} cells done, {failed} failed, {blocked} not applicable.",
+        highlight=False,
+    )
+    figures = options.results / "figures"
+    screen.print(
+        f"Tables: {options.results / 'leaderboard.csv'}, {options.results / 'leaderboard'}/   "
+        f"Figures: {figures}/   Records: {options.results / 'runs'}/",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _load(options: Options, screen: Console) -> Data:
+    if options.dataset != "imagefolder":
+        return data_of(options)
+    with screen.status("reading images") as status:
+        return data_of(options, lambda done, total: status.update(f"reading images {done}/{total}"))
+
+
+def _lists(words: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in ("methods", "reconstruct", "preparation"):
+        if name in words:
+            found[name] = [w.strip() for w in words[name].split(",") if w.strip()]
+    for name, kind in (("flops_reduction", float), ("seeds", int)):
+        if name in words:
+            try:
+                found[name] = [kind(w) for w in words[name].split(",")]
+            except ValueError as error:
+                flag = "--" + name.replace("_", "-")
+                raise BadInput(f"{flag} {words[name]}: give numbers, as 0,1,2") from error
+    if found.get("methods") == []:
+        raise BadInput("--methods: give at least one name; --list methods shows them")
+    return found
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise BadInput(f"--set {text}: write OWNER.FIELD=VALUE, as whitebox.mask_epochs=5")
+    if value in ("true", "false"):
+        return key, value == "true"
+    try:
+        return key, ast.literal_eval(value)  # numbers and tuples; nothing is executed
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+if __name__ == "__main__":
+    run_app(main)

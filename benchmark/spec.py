@@ -1,0 +1,148 @@
+"""What a run is. The run id is the hash of exactly these fields: results depend on nothing else.
+
+Paths, device, worker count, order of flags and the git commit are evidence kept in the record,
+never identity (DECISIONS 1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from benchmark.data import DataIdentity
+
+PROTOCOL = 1  # raise it when any result changes for a reason outside one method: new tables start
+SCHEMA = 1  # of record.json
+
+Track = Literal["common", "total", "paper"]
+Allocation = Literal["global", "uniform", "listed", "none"]
+Precision = Literal["fp32", "bf16"]
+
+
+class Frozen(BaseModel):
+    """Immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Recipe(Frozen):
+    """How to train for a number of epochs. Milestones are fractions of the phase, so that a
+    shorter phase has the same schedule compressed."""
+
+    epochs: float = Field(gt=0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(gt=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+    warmup: float = Field(0.0, ge=0, lt=1)  # share of the phase with a linearly growing rate
+    batch_size: int = Field(128, ge=2)
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class ArchIdentity(Frozen):
+    name: str
+    structure: str  # benchmark.archs.structure_hash of the dense network
+
+
+class Start(Frozen):
+    """Where the dense network comes from; `checkpoint` is the hash of the file's tensors."""
+
+    kind: Literal["baseline", "checkpoint", "random"]
+    checkpoint: str = ""
+
+
+class MethodIdentity(Frozen):
+    name: str
+    variant: str = ""
+    revision: int
+    source: str = ""  # hash of a user's own file; the suite's methods have a revision
+    params: dict[str, Any] = {}
+
+    @property
+    def label(self) -> str:
+        """As typed on the command line."""
+        return f"{self.name}:{self.variant}" if self.variant else self.name
+
+
+class Seeds(Frozen):
+    """`dense` trains the baseline (None: not trained here), `run` drives order, augmentation and
+    the method. Equal seeds pair the methods."""
+
+    dense: int | None
+    run: int
+
+
+class RunSpec(Frozen):
+    """One cell at one seed."""
+
+    protocol: int = PROTOCOL
+    track: Track
+    method: MethodIdentity
+    arch: ArchIdentity
+    data: DataIdentity
+    start: Start
+    allocation: Allocation
+    rates: tuple[float, ...] = ()  # "listed": removed fraction per convolution, in forward order
+    scope: Literal["inner", "all"]
+    flops_reduction: float = Field(ge=0, lt=1)
+    min_width: float = Field(ge=0, lt=1)
+    budget_epochs: float = Field(gt=0)
+    preparation: Literal["charged", "free"] = "charged"
+    recovery: Recipe
+    baseline: Recipe | None
+    reconstruct: Literal["none", "ls"] = "none"
+    precision: Precision = "fp32"
+    threads: int = Field(1, ge=1)
+    seeds: Seeds
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunSpec:
+        if (self.start.kind == "baseline") != (self.baseline is not None):
+            raise ValueError("a baseline recipe belongs to start = baseline, and only there")
+        if (self.allocation == "listed") != bool(self.rates):
+            raise ValueError("rates belong to allocation = listed, and only there")
+        return self
+
+    @property
+    def run_id(self) -> str:
+        """12 hex digits over all fields."""
+        return digest(self.model_dump(mode="json"), 12)
+
+    @property
+    def folder(self) -> str:
+        """Place of the run under `runs/`."""
+        method = self.method.label.replace(":", "-")
+        return f"{self.data.name}/{self.arch.name}/{method}/{self.run_id}"
+
+    def cell(self) -> RunSpec:
+        """The same run without its seed: what one row of a leaderboard averages over."""
+        dense = None if self.seeds.dense is None else 0
+        return self.model_copy(update={"seeds": Seeds(dense=dense, run=0)})
+
+
+def canonical(value: Any) -> str:
+    """JSON text that depends on content alone: sorted keys, no spaces, floats as Python prints
+    them, and whole floats as integers so that 6 and 6.0 are one value."""
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, float) and item.is_integer():
+            return int(item)
+        if isinstance(item, dict):
+            return {str(k): plain(v) for k, v in item.items()}
+        if isinstance(item, list | tuple):
+            return [plain(v) for v in item]
+        return item
+
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any, length: int = 16) -> str:
+    """SHA-256 of the canonical JSON, shortened to `length` hex digits."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]

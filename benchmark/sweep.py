@@ -1,0 +1,345 @@
+"""From the words of a command (or a TOML file) to the cells of a grid."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmark import archs, baseline
+from benchmark.data import Data
+from benchmark.errors import BadInput
+from benchmark.recipes import baseline_recipe, override, recovery_recipe
+from benchmark.spec import (
+    Allocation,
+    ArchIdentity,
+    MethodIdentity,
+    Recipe,
+    RunSpec,
+    Seeds,
+    Start,
+    Track,
+)
+from methods import Entry, UnknownMethod, all_names, find, names
+from methods import build as build_method
+
+
+class Options(BaseModel):
+    """Every flag of `python -m benchmark.run`, and every key of a `--config` file."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    methods: list[str] = ["whitebox", "hrank", "l1norm"]
+    arch: str = "resnet20"
+    dataset: Literal["digits", "cifar10", "cifar100", "imagefolder"] = "cifar10"
+    data_dir: Path | None = None
+    data_name: str | None = None
+    image_size: int | None = Field(None, ge=8, le=1024)
+    normalize: str = "dataset"
+    flops_reduction: list[float] = []
+    seeds: list[int] = [0]
+    allocation: Literal["method", "global", "uniform"] = "method"
+    scope: Literal["inner", "all"] = "inner"
+    track: Track = "common"
+    preset: Literal["demo", "quick", "full"] | None = None
+    reconstruct: list[Literal["none", "ls"]] = ["none"]
+    preparation: list[Literal["charged", "free"]] = ["charged"]
+    min_width: float = Field(0.1, gt=0, lt=1)
+    optimistic: bool | None = None
+    epochs: float | None = Field(None, gt=0)
+    lr: float | None = Field(None, gt=0)
+    batch_size: int | None = Field(None, ge=2)
+    set: dict[str, Any] = {}
+    checkpoint: Path | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    threads: int = Field(1, ge=1)
+    jobs: int | None = Field(None, ge=1)
+    compile: bool = False
+    results: Path = Path("results")
+
+    def torch_device(self) -> torch.device:
+        """Raises BadInput if CUDA is asked for and absent."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise BadInput("--device cuda: no CUDA device is visible; use --device cpu or auto")
+        has_cuda = torch.cuda.is_available() and self.device != "cpu"
+        return torch.device("cuda" if has_cuda else "cpu")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid. `blocked` says why it is n/a or not run; empty: it can run."""
+
+    spec: RunSpec
+    entry: Entry
+    blocked: str = ""
+    status: str = "planned"  # or "n/a", "not run"
+
+
+def options_from(words: dict[str, Any], config: Path | None = None) -> Options:
+    """Flags over a TOML file over defaults.
+
+    Raises:
+        BadInput: unreadable file, unknown key, or a value that does not fit.
+    """
+    content: dict[str, Any] = {}
+    if config is not None:
+        try:
+            content = tomllib.loads(config.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise BadInput(f"--config {config}: {error}") from error
+    merged = content | words
+    if "set" in content and "set" in words:
+        merged["set"] = content["set"] | words["set"]
+    unknown = sorted(merged.keys() - Options.model_fields.keys())
+    if unknown:
+        known = ", ".join(sorted(Options.model_fields))
+        raise BadInput(f"--config {config}: unknown key '{unknown[0]}' (known: {known})")
+    try:
+        return Options.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        raise BadInput(f"{flag}: {first['msg']} (given: {first['input']!r})") from error
+
+
+def find_methods(labels: Iterable[str]) -> list[Entry]:
+    """Entries of a comma list; `all` stands for every method and control.
+
+    Raises:
+        BadInput: unknown names; the closest are in the text.
+    """
+    wanted = [w for label in labels for w in (names() if label == "all" else [label])]
+    try:
+        return [find(label) for label in dict.fromkeys(wanted)]
+    except UnknownMethod as error:
+        raise BadInput(str(error)) from error
+
+
+def preset_of(options: Options) -> Literal["demo", "quick", "full"]:
+    """`quick` on a CPU and `full` on a GPU unless said (DECISIONS 13)."""
+    return options.preset or ("full" if options.torch_device().type == "cuda" else "quick")
+
+
+def precision_of(options: Options) -> Literal["fp32", "bf16"]:
+    """`auto` is resolved here, before any run id exists: bf16 where the device computes in it."""
+    if options.precision != "auto":
+        return options.precision
+    if options.torch_device().type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    flags = Path("/proc/cpuinfo")
+    return "bf16" if flags.is_file() and "avx512_bf16" in flags.read_text() else "fp32"
+
+
+def expand(options: Options, data: Data) -> list[Cell]:
+    """The grid, without duplicates, in the order of execution: targets outermost, so that the
+    scoring stages of later targets are there already.
+
+    Raises:
+        BadInput: unknown names or settings, targets outside (0, 1).
+    """
+    entries = find_methods(options.methods)
+    _check_settings(options, entries)
+    for target in options.flops_reduction:
+        if not 0 < target < 1:
+            raise BadInput(f"--flops-reduction {target}: give fractions between 0 and 1, as 0.5")
+    structure = archs.structure_hash(archs.build(options.arch, data.identity.num_classes))
+    arch = ArchIdentity(name=options.arch, structure=structure)
+    cells: dict[str, Cell] = {}
+    for target in options.flops_reduction or [None]:
+        for seed in options.seeds:
+            for preparation in options.preparation:
+                for reconstruct in options.reconstruct:
+                    for entry in entries:
+                        axes = Axes(target, seed, preparation, reconstruct)
+                        cell = plan_cell(options, entry, arch, data, axes)
+                        cells.setdefault(cell.spec.run_id, cell)
+    return list(cells.values())
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Where in the grid a cell lies; target None: the default, or the paper's."""
+
+    target: float | None
+    seed: int
+    preparation: Literal["charged", "free"]
+    reconstruct: Literal["none", "ls"]
+
+
+def plan_cell(
+    options: Options, entry: Entry, arch: ArchIdentity, data: Data, axes: Axes
+) -> Cell:
+    """One cell by the rules of its track."""
+    if options.track == "paper":
+        return _paper_cell(options, entry, arch, data, axes)
+    preset = preset_of(options)
+    base = override(
+        baseline_recipe(preset, data.identity.name), _settings(options, "baseline"), "baseline"
+    )
+    recovery = override(
+        recovery_recipe(preset, data.identity.name), _recovery_changes(options), "recovery"
+    )
+    start = _start(options, entry.start)
+    budget = recovery.epochs
+    if start.kind == "random":  # the images of baseline plus budget, by the baseline's recipe
+        budget = base.epochs + recovery.epochs
+        recovery = base.model_copy(update={"epochs": budget})
+    params = _params(options, entry, budget, {})
+    if options.track == "total" and entry.start == "random":
+        params |= _recipe(entry, options.arch).get("params", {})
+    allocation = _allocation(options, entry)
+    prunes = allocation != "none"
+    spec = RunSpec(
+        track=options.track,
+        method=_identity(entry, params),
+        arch=arch,
+        data=data.identity,
+        start=start,
+        allocation=allocation,
+        scope=options.scope,
+        flops_reduction=(0.5 if axes.target is None else axes.target) if prunes else 0.0,
+        min_width=options.min_width,
+        budget_epochs=budget,
+        preparation=axes.preparation if entry.cls.shares else "charged",
+        recovery=recovery,
+        baseline=base if start.kind == "baseline" else None,
+        reconstruct=axes.reconstruct if prunes and start.kind != "random" else "none",
+        precision=precision_of(options),
+        threads=options.threads,
+        seeds=_seeds(start, axes.seed),
+    )
+    return Cell(spec, entry, *_blocked(options, entry, spec))
+
+
+def _paper_cell(
+    options: Options, entry: Entry, arch: ArchIdentity, data: Data, axes: Axes
+) -> Cell:
+    """The paper's own recipe from the method's card; overrides are the user's explicit word."""
+    recipe = _recipe(entry, options.arch)
+    phases = recipe.get("recovery", {"epochs": 1, "lr": 0.1})
+    recovery = override(Recipe(**phases), _recovery_changes(options), "recovery")
+    start = _start(options, recipe.get("start", "trained"))
+    base = None
+    if start.kind == "baseline":
+        fallback = baseline_recipe("full", data.identity.name).model_dump()
+        base = Recipe(**(recipe.get("baseline") or fallback))
+        base = override(base, _settings(options, "baseline"), "baseline")
+    params = _params(options, entry, recovery.epochs, recipe.get("params", {}))
+    prepared = sum(float(params[name]) for name in entry.cls.shares)
+    rates = tuple(recipe.get("rates", ()))
+    target = recipe.get("flops_reduction", 0.5) if axes.target is None else axes.target
+    spec = RunSpec(
+        track="paper",
+        method=_identity(entry, params),
+        arch=arch,
+        data=data.identity,
+        start=start,
+        allocation=recipe.get("allocation", entry.cls.allocations[0]),
+        rates=rates,
+        scope=options.scope,
+        flops_reduction=target,
+        min_width=recipe.get("minimum_width", options.min_width),
+        budget_epochs=prepared + recovery.epochs,
+        recovery=recovery,
+        baseline=base,
+        precision=precision_of(options),
+        threads=options.threads,
+        seeds=_seeds(start, axes.seed),
+    )
+    if not recipe:
+        return Cell(spec, entry, f"its card has no recipe for {options.arch}", "n/a")
+    return Cell(spec, entry, *_blocked(options, entry, spec))
+
+
+def _blocked(options: Options, entry: Entry, spec: RunSpec) -> tuple[str, str]:
+    legal = entry.cls.allocations
+    if options.track not in entry.tracks:
+        return f"{entry.label} belongs to the tracks {', '.join(entry.tracks)}", "n/a"
+    if options.track == "total" and options.torch_device().type != "cuda":
+        return "the total track needs a GPU: a shortened imitation would mislead", "not run"
+    if spec.allocation not in (*legal, "listed"):
+        return f"{entry.label} supports the allocation {' or '.join(legal)} only", "n/a"
+    if spec.start.kind == "random" and options.checkpoint and options.track == "common":
+        return "how long the checkpoint was trained is not known, so neither is the budget", "n/a"
+    return "", "planned"
+
+
+def _allocation(options: Options, entry: Entry) -> Allocation:
+    own = entry.cls.allocations[0]
+    return own if options.allocation == "method" or own == "none" else options.allocation
+
+
+def _start(options: Options, kind: str) -> Start:
+    if kind == "random":
+        return Start(kind="random")
+    if options.checkpoint is not None:
+        return Start(kind="checkpoint", checkpoint=baseline.checkpoint_hash(options.checkpoint))
+    return Start(kind="baseline")
+
+
+def _seeds(start: Start, seed: int) -> Seeds:
+    return Seeds(dense=None if start.kind == "checkpoint" else seed, run=seed)
+
+
+def _identity(entry: Entry, params: dict[str, Any]) -> MethodIdentity:
+    return MethodIdentity(
+        name=entry.name,
+        variant=entry.variant,
+        revision=entry.cls.revision,
+        source=entry.source_hash,
+        params=params,
+    )
+
+
+def _params(
+    options: Options, entry: Entry, budget: float, recipe: dict[str, Any]
+) -> dict[str, Any]:
+    """Defaults, variant, the paper's recipe, the user's word; shares of the budget resolved."""
+    params = entry.params() | recipe | _settings(options, entry.name)
+    for field, share in entry.cls.shares.items():
+        if not params[field]:
+            params[field] = round(share * budget, 6)
+    try:
+        build_method(entry, params)
+    except UnknownMethod as error:
+        raise BadInput(str(error)) from error
+    return params
+
+
+def _recipe(entry: Entry, arch: str) -> dict[str, Any]:
+    found: dict[str, Any] = entry.card.get("recipe", {}).get(arch, {})
+    return found
+
+
+def _recovery_changes(options: Options) -> dict[str, Any]:
+    flags = {"epochs": options.epochs, "lr": options.lr, "batch_size": options.batch_size}
+    return {k: v for k, v in flags.items() if v is not None} | _settings(options, "recovery")
+
+
+def _settings(options: Options, prefix: str) -> dict[str, Any]:
+    found = {}
+    for key, value in options.set.items():
+        owner, _, field = key.partition(".")
+        if owner == prefix:
+            found[field] = value
+    return found
+
+
+def _check_settings(options: Options, entries: list[Entry]) -> None:
+    owners = {"recovery", "baseline", *(e.name for e in entries)}
+    for key in options.set:
+        owner, dot, field = key.partition(".")
+        if not dot or not field or owner not in owners:
+            legal = ", ".join(f"{o}.…" for o in sorted(owners))
+            raise BadInput(f"--set {key}: use OWNER.FIELD=VALUE with OWNER one of {legal}")
+
+
+def known_methods() -> list[str]:
+    """What `--methods` accepts besides files."""
+    return ["all", *all_names()]

@@ -1,0 +1,282 @@
+"""The leaderboard for reading: Markdown, LaTeX and the terminal, from one set of cells."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+from tabulate import tabulate
+
+from benchmark.columns import Column
+from benchmark.frames import LEAST_SEEDS, MOST_FLOOR, SATURATED
+
+Cell = Callable[["pd.Series[Any]"], str]
+Show = tuple[str, Cell]
+
+
+def number(value: object, decimals: int) -> str:
+    """Fixed decimals, no negative zero, empty where there is no figure."""
+    assert isinstance(value, int | float)
+    if math.isnan(value):
+        return ""
+    text = f"{value:.{decimals}f}"
+    return text.lstrip("-") if not text.strip("-0.") else text
+
+
+def csv_text(frame: pd.DataFrame, columns: list[Column]) -> str:
+    """The frame as CSV with fixed decimals and a line feed at each end."""
+    text = pd.DataFrame(
+        {
+            c.name: frame[c.name]
+            if c.decimals is None
+            else [number(v, c.decimals) for v in frame[c.name]]
+            for c in columns
+        }
+    )
+    return str(text.to_csv(index=False, lineterminator="\n"))
+
+
+# ---- cells ---------------------------------------------------------------------------------------
+
+
+def _fixed(name: str, decimals: int = 2) -> Cell:
+    return lambda row: number(row[name], decimals)
+
+
+def _final(row: pd.Series[Any]) -> str:
+    if not row["n"]:
+        return ""
+    sd = number(row["final_sd"], 2)
+    return number(row["final_mean"], 2) + (f" ± {sd}" if sd else "") + f" ({row['n']:.0f})"
+
+
+def _interval(row: pd.Series[Any]) -> str:
+    low, high = number(row["final_low"], 2), number(row["final_high"], 2)
+    return f"{low} to {high}" if low else ""
+
+
+def _signed(name: str) -> Cell:
+    def show(row: pd.Series[Any]) -> str:
+        text = number(row[name], 2)
+        return text if not text or text.startswith("-") or not text.strip("0.") else f"+{text}"
+
+    return show
+
+
+def _marks(row: pd.Series[Any]) -> str:
+    parts = [str(row["marks"]), str(row["reason"])]
+    return "; ".join(p for p in parts if p)
+
+
+def _text(name: str) -> Cell:
+    return lambda row: str(row[name])
+
+
+METHOD: Show = ("Method", _text("entry"))
+FIGURES: list[Show] = [
+    ("Target", _fixed("target", 1)),
+    ("FLOPs removed", _fixed("flops_reduction", 1)),
+    ("Params removed", _fixed("params_reduction", 1)),
+    ("Dense", _fixed("dense_mean")),
+    ("Before", _fixed("before_mean")),
+    ("BN recal.", _fixed("recalibrated_mean")),
+    ("Final ± sd (n)", _final),
+    ("Δ dense", _signed("delta_mean")),
+]
+INTERVAL: Show = ("95 % interval", _interval)
+RANK: Show = ("Rank", _fixed("rank", 0))
+MARKS: Show = ("Marks", _marks)
+TWO_LINES = {
+    "FLOPs removed": "FLOPs\ncut", "Params removed": "Params\ncut", "BN recal.": "BN\nrecal.",
+    "Final ± sd (n)": "Final\n± sd (n)", "Δ dense": "Δ\ndense",
+}  # fmt: skip
+PAGE = [METHOD, *FIGURES, INTERVAL, RANK, MARKS]
+
+
+def tables(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Caption and rows of each table: settings that never mix stand apart."""
+    for _, part in frame.groupby("table", sort=False):
+        yield caption(part), part
+
+
+def caption(part: pd.DataFrame) -> str:
+    """What all rows of a table share."""
+    first = part.iloc[0]
+    trained = part[part["start"] != "random"]
+    main = (trained if len(trained) else part).iloc[0]
+    budget = f"{main['budget_epochs']:g} epochs"
+    if main["start"] == "baseline":
+        budget = f"{main['baseline_epochs']:g} epochs of dense training + {budget}"
+    if first["track"] == "paper":
+        budget = "each paper's own recipe"
+    return (
+        f"{first['data']}, {first['arch']}: {first['track']} track, {budget}, "
+        f"{first['precision']}, scope {first['scope']}, protocol {first['protocol']:.0f} "
+        f"(table {first['table']})"
+    )
+
+
+def notes(frame: pd.DataFrame, in_full: bool = True) -> list[str]:
+    """What a reader must know of these rows; each note is derived from their figures. `in_full`:
+    there are columns for interval and rank."""
+    found = [
+        "Target, FLOPs and parameters: % removed. Accuracy: test top-1 in %, before recovery, "
+        "after BN recalibration and after the last recovery epoch (final). ± is the sample "
+        "standard deviation over n seeds, not a confidence interval. Δ dense: mean "
+        "difference to the dense network of the same seed, in percentage points."
+    ]
+    if in_full:
+        found += [
+            "95 % interval: t-interval of the mean over seeds; it covers the spread between seeds, "
+            "not that of the test images.",
+            f"Rank: among methods with equal settings, at least {LEAST_SEEDS} seeds each and none "
+            "missing; neighbouring ranks need not differ significantly.",
+        ]
+    marks, status = "; ".join(frame["marks"]), set(frame["status"])
+    conditional: list[tuple[bool, str]] = [
+        (bool((frame["dense_mean"] > SATURATED).any()),
+         f"Dense accuracy above {SATURATED:.0f} %: the board is saturated, differences are not a "
+         "ranking, and none is given; this shows that the machinery works."),
+        (bool(frame["n"].between(1, LEAST_SEEDS - 1).any()),
+         f"Rows with fewer than {LEAST_SEEDS} seeds have no rank."),
+        ("control" in marks, "Controls are there to be compared with and are not ranked."),
+        ("floor-bound" in marks,
+         f"Floor-bound: more than {MOST_FLOOR:.0f} % of the groups are at their minimum width, so "
+         "the floor decided, not the method; not ranked."),
+        ("at chance" in marks, "At chance: final accuracy is that of guessing."),
+        ("selection uninformative" in marks,
+         "Selection uninformative: after BN recalibration the chosen channels are no better than "
+         "those that the negated score chooses."),
+        ("incomplete" in marks, "Incomplete: some seeds have no result; not ranked."),
+        ("checkpoint" in set(frame["start"]), "Conditional on one dense network: all seeds start "
+         "from one checkpoint" + _overlap(frame) + "."),
+        ("free" in set(frame["preparation"]), "Preparation free: masks and sparsity training were "
+         "not charged; a difference counts only if its sign agrees with the charged row."),
+        (bool(status - {"done"}), "Cells without a result are listed with their reason."),
+    ]  # fmt: skip
+    return found + [text for holds, text in conditional if holds]
+
+
+def _overlap(frame: pd.DataFrame) -> str:
+    known = frame[frame["kept_overlap"].notna()]
+    if not len(known):
+        return ""
+    shares = [f"{e} at {t:g}: {o:.1f} %" for e, t, o in
+              zip(known["entry"], known["target"], known["kept_overlap"], strict=True)]  # fmt: skip
+    return "; kept units that two seeds share: " + ", ".join(shares)
+
+
+def _shown(part: pd.DataFrame, shows: list[Show]) -> list[list[str]]:
+    """Cells as text, by target and then final accuracy; rows without result come last."""
+    ordered = part.sort_values(
+        ["target", "final_mean", "entry"], ascending=[True, False, True], kind="stable"
+    )
+    rows = []
+    for _, row in ordered.iterrows():
+        cells = [show(row) for _, show in shows]
+        if row["status"] != "done":
+            cells[[name for name, _ in shows].index("Final ± sd (n)")] = str(row["status"])
+        rows.append(cells)
+    return rows
+
+
+# ---- formats -------------------------------------------------------------------------------------
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
+    """Pipe tables of the rows, each under a bold caption and over its notes."""
+    return "\n\n".join(f"**{_md(head)}**\n\n{_pipes(part)}" for head, part in tables(frame)) + "\n"
+
+
+def markdown_page(frame: pd.DataFrame, title: str, figures: dict[str, list[str]]) -> str:
+    """A page of tables with links to the figures of each, by table."""
+    lines = [f"# {_md(title)}", "Written by `python -m benchmark.report`; edits are lost."]
+    for head, part in tables(frame):
+        lines += [f"## {_md(head)}", _pipes(part)]
+        for path in figures.get(str(part["table"].iloc[0]), []):
+            lines.append(f"![{_md(path.rsplit('/', 1)[-1])}]({path})")
+    return "\n\n".join(lines) + "\n"
+
+
+def _pipes(part: pd.DataFrame) -> str:
+    rows = [[_md(cell) for cell in row] for row in _shown(part, PAGE)]
+    align = ["left", *["right"] * (len(PAGE) - 2), "left"]
+    heads = [_md(name) for name, _ in PAGE]
+    table = tabulate(rows, heads, "pipe", disable_numparse=True, colalign=align)
+    return table + "\n\n" + "\n".join(f"- {_md(note)}" for note in notes(part))
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "±": r"$\pm$", "Δ": r"$\Delta$",
+}  # fmt: skip
+
+
+def latex_page(frame: pd.DataFrame) -> str:
+    """A booktabs table per setting; needs \\usepackage{booktabs}."""
+    parts = ["% Written by python -m benchmark.report; edits are lost. Needs booktabs."]
+    for head, part in tables(frame):
+        rows = [" & ".join(map(_tex_cell, row)) + r" \\" for row in _shown(part, PAGE)]
+        columns = "l" + "r" * (len(PAGE) - 2) + "p{4cm}"
+        parts += [
+            r"\begin{table}", r"\centering\scriptsize", rf"\caption{{{_tex(head)}}}",
+            rf"\label{{tab:{part['table'].iloc[0]}}}", rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule", " & ".join(_tex(name) for name, _ in PAGE) + r" \\", r"\midrule",
+            *rows, r"\bottomrule", r"\end{tabular}", "",
+            r"\begin{minipage}{\linewidth}", *(_tex(note) + r"\par" for note in notes(part)),
+            r"\end{minipage}", r"\end{table}", "",
+        ]  # fmt: skip
+    return "\n".join(parts)
+
+
+def _tex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def _tex_cell(text: str) -> str:
+    return f"$-${text[1:]}" if re.fullmatch(r"-[\d.]+", text) else _tex(text)
+
+
+def terminal_table(frame: pd.DataFrame) -> Table:
+    """For the command line, 100 columns and up."""
+    shows = [METHOD, *FIGURES, ("Marks", _text("marks"))]
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for name, _ in shows:
+        words = name in ("Method", "Marks")
+        table.add_column(
+            TWO_LINES.get(name, name),
+            justify="left" if words else "right",
+            no_wrap=not words,
+            min_width={"Method": 20, "Marks": 13}.get(name),
+            max_width=36 if name == "Method" else None,
+        )
+    parts = list(tables(frame))
+    for head, part in parts:
+        if len(parts) > 1:
+            table.add_row()
+            table.add_row(Text(head, style="bold"))
+        controls = set(part.loc[part["control"] == 1, "entry"])
+        for cells in _shown(part, shows):
+            table.add_row(*map(Text, cells), style="dim" if cells[0] in controls else "")
+    table.title = Text(parts[0][0]) if len(parts) == 1 else None
+    table.caption = Text("\n".join(["", *_lost(frame), *notes(frame, in_full=False)]))
+    table.caption_justify = "left"
+    table.caption_style = "dim"
+    return table
+
+
+def _lost(frame: pd.DataFrame) -> list[str]:
+    lost = frame[frame["reason"] != ""]
+    rows = zip(lost["entry"], lost["target"], lost["reason"], strict=True)
+    return [f"{entry}, target {target:g} %: {reason}" for entry, target, reason in rows]

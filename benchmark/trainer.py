@@ -1,0 +1,434 @@
+"""One training loop for baselines, preparation and recovery; exact evaluation; BN recalibration.
+
+Everything random is keyed by (seed, phase, epoch, image), so results do not depend on batch
+order, on the number of workers, or on what ran before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmark.data import BatchSource
+from benchmark.ledger import Ledger
+from benchmark.network import Network
+from benchmark.noise import keyed_uniform
+from benchmark.spec import Precision, Recipe
+
+EVAL_BATCH = 256
+SCORE_BATCH = 128
+
+Progress = Callable[[str, int, int], None]  # phase, done, total
+
+
+class Diverged(Exception):
+    """The loss stopped being finite."""
+
+
+def silent(phase: str, done: int, total: int) -> None:
+    """No progress display."""
+
+
+def phase_seed(seed: int, phase: str) -> int:
+    """31-bit seed of a phase: the same phase of two methods draws the same numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{phase}".encode()).digest()[:4], "big") >> 1
+
+
+def rate_at(recipe: Recipe, progress: float) -> float:
+    """Learning rate at a fraction 0 <= progress < 1 of the phase."""
+    if progress < recipe.warmup:
+        return recipe.lr * max(progress / recipe.warmup, 0.01)
+    if recipe.schedule == "cosine":
+        through = (progress - recipe.warmup) / (1 - recipe.warmup)
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * through))
+    if recipe.schedule == "step":
+        passed = sum(progress >= m for m in recipe.milestones)
+        return float(recipe.lr * recipe.gamma**passed)
+    return recipe.lr
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Epochs cut into batches: `sizes[e]` are the batch sizes of epoch e."""
+
+    sizes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, epochs: float, images: int, batch_size: int) -> Schedule:
+        """`round(epochs * images)` images; the last epoch may be a part. Batches of an epoch have
+        equal sizes to within one image, so that no tiny batch upsets the batch norms."""
+        total = max(1, round(epochs * images))
+        full, rest = divmod(total, images)
+        lengths = [images] * full + ([rest] if rest else [])
+        return cls(tuple(_even(n, batch_size) for n in lengths))
+
+    @property
+    def steps(self) -> int:
+        return sum(len(epoch) for epoch in self.sizes)
+
+    @property
+    def images(self) -> int:
+        return sum(map(sum, self.sizes))
+
+
+def _even(images: int, batch_size: int) -> tuple[int, ...]:
+    parts = max(1, round(images / batch_size))
+    return tuple(images // parts + (i < images % parts) for i in range(parts))
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One line of curve.csv."""
+
+    phase: str
+    epoch: float
+    images: int
+    lr: float
+    loss: float
+    val_top1: float | None
+
+
+def order_of(images: int, seed: int, epoch: int) -> Tensor:
+    """(images,) permutation of an epoch."""
+    generator = torch.Generator().manual_seed(phase_seed(seed, f"order-{epoch}"))
+    return torch.randperm(images, generator=generator)
+
+
+@contextlib.contextmanager
+def trained_only(net: nn.Module, modules: Mapping[str, nn.Module] | None) -> Iterator[None]:
+    """Within the block only these modules learn: other parameters and all running statistics stay
+    as they are. None: everything learns."""
+    if modules is None:
+        yield
+        return
+    own = {id(p) for m in modules.values() for p in m.parameters()}
+    frozen = [(p, p.requires_grad) for p in net.parameters() if id(p) not in own]
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    counts = [
+        m.num_batches_tracked.clone() if m.num_batches_tracked is not None else None for m in norms
+    ]
+    momenta = [m.momentum for m in norms]
+    for parameter, _ in frozen:
+        parameter.requires_grad_(False)
+    for norm in norms:
+        norm.momentum = 0.0  # batch statistics in forward, running statistics untouched
+    try:
+        yield
+    finally:
+        for parameter, flag in frozen:
+            parameter.requires_grad_(flag)
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked = count
+
+
+@dataclass
+class Trainer:
+    """See `methods.api.Trainer`. Holds the training and validation split; no test split."""
+
+    train: BatchSource
+    val: BatchSource
+    num_classes: int
+    recipe: Recipe
+    seed: int
+    data_hash: str
+    ledger: Ledger
+    precision: Precision = "fp32"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    progress: Progress = silent
+    charged: bool = True  # False: preparation is granted free
+    compiled: bool = False
+    notes: dict[str, Any] = field(default_factory=dict)
+    curve: list[EpochRow] = field(default_factory=list)
+    _phase: int = 0
+    _now: tuple[int, int, Tensor] | None = None  # seed, epoch, image index of the current batch
+
+    @property
+    def epochs(self) -> float:
+        return self.ledger.allowed / self.ledger.train_images
+
+    # ---- what methods use ----------------------------------------------------------------------
+
+    def note(self, name: str, value: Any) -> None:
+        self.notes[name] = value
+
+    def generator(self, salt: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed(phase_seed(self.seed, f"method-{salt}"))
+
+    def noise(self, columns: int, salt: int) -> Tensor:
+        if self._now is None:
+            raise RuntimeError("noise belongs to a batch: call it while batches are drawn")
+        seed, epoch, index = self._now
+        return keyed_uniform(seed, epoch, index, columns, salt).to(self.device)
+
+    def batches(
+        self, images: int | None = None, split: str = "train", *, augment: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        source = self._source(split)
+        wanted = len(source) if images is None else min(images, len(source))
+        rows = self.balanced(source, wanted)
+        gradient = torch.is_grad_enabled()
+        kind = "free" if split == "val" else "forward"
+        if split == "train" and gradient:
+            kind = "charged" if self.charged else "free"
+            if kind == "charged":
+                self.ledger.check(len(rows), "scoring")
+        elif split == "train":
+            rows = rows[: self.ledger.forward_left("scoring")]
+        started, used = time.perf_counter(), 0
+        seed = phase_seed(self.seed, "scoring")
+        try:
+            for chunk in rows.split(SCORE_BATCH):
+                self._now = (seed, 0, source.index[chunk].to(self.device))
+                used += len(chunk)
+                yield source.batch(chunk, augment=(seed, 0) if augment else None)
+        finally:
+            self._now = None
+            if split == "train":
+                seconds = time.perf_counter() - started
+                self.ledger.add("scoring", kind, used, self._macs, seconds, wanted)  # type: ignore[arg-type]
+
+    def fit(
+        self,
+        net: Any,
+        epochs: float,
+        *,
+        lr: float | None = None,
+        penalty: Callable[[], Tensor] | None = None,
+        only: Mapping[str, nn.Module] | None = None,
+        constant_lr: bool = False,
+        after_epoch: Callable[[int], None] | None = None,
+    ) -> None:
+        changes: dict[str, Any] = {"epochs": epochs}
+        if lr is not None:
+            changes["lr"] = lr
+        if constant_lr:
+            changes |= {"schedule": "constant", "warmup": 0.0}
+        self._phase += 1
+        self.run_phase(
+            net,
+            self.recipe.model_copy(update=changes),
+            f"prepare-{self._phase}",
+            penalty=penalty,
+            only=only,
+            after_epoch=after_epoch,
+        )
+
+    def learning_rates(self, epochs: float, lr: float | None = None) -> list[float]:
+        recipe = self.recipe.model_copy(update={"lr": lr or self.recipe.lr})
+        steps = Schedule.of(epochs, len(self.train), recipe.batch_size).steps
+        return [rate_at(recipe, step / steps) for step in range(steps)]
+
+    def accuracy(self, net: Any, split: str = "val") -> float:
+        return evaluate(net, self._source(split)).top1
+
+    # ---- what the runner uses ------------------------------------------------------------------
+
+    def run_phase(
+        self,
+        net: nn.Module,
+        recipe: Recipe,
+        phase: str,
+        *,
+        penalty: Callable[[], Tensor] | None = None,
+        only: Mapping[str, nn.Module] | None = None,
+        after_epoch: Callable[[int], None] | None = None,
+        validate: bool = False,
+        charged: bool | None = None,
+        macs: int | None = None,
+    ) -> None:
+        """Train by the recipe, charge the images, add to the curve; leaves `net` in train mode."""
+        schedule = Schedule.of(recipe.epochs, len(self.train), recipe.batch_size)
+        is_charged = self.charged if charged is None else charged
+        if is_charged:
+            self.ledger.check(schedule.images, phase)
+        started = time.perf_counter()
+        with trained_only(net, only):
+            self._epochs(net, recipe, phase, schedule, penalty, after_epoch, validate)
+        seconds = time.perf_counter() - started
+        kind = "charged" if is_charged else "free"
+        per_image = self._macs if macs is None else macs
+        self.ledger.add(phase, kind, schedule.images, per_image, seconds)  # type: ignore[arg-type]
+
+    def _epochs(
+        self,
+        net: nn.Module,
+        recipe: Recipe,
+        phase: str,
+        schedule: Schedule,
+        penalty: Callable[[], Tensor] | None,
+        after_epoch: Callable[[int], None] | None,
+        validate: bool,
+    ) -> None:
+        optimizer = make_optimizer(recipe, [p for p in net.parameters() if p.requires_grad])
+        seed, step, images = phase_seed(self.seed, phase), 0, 0
+        forward = torch.compile(net) if self.compiled and not isinstance(net, Network) else net
+        for epoch, sizes in enumerate(schedule.sizes):
+            net.train()
+            total = torch.zeros((), device=self.device)
+            rows = order_of(len(self.train), seed, epoch)[: sum(sizes)]
+            for chunk in rows.split(list(sizes)):
+                rate = rate_at(recipe, step / schedule.steps)
+                loss = self._step(forward, optimizer, rate, recipe, chunk, (seed, epoch), penalty)
+                total += loss.detach() * len(chunk)
+                step, images = step + 1, images + len(chunk)
+                self.progress(phase, images, schedule.images)
+            mean = float(total) / sum(sizes)
+            if not math.isfinite(mean):
+                raise Diverged(f"the loss is not finite in epoch {epoch + 1} of {phase}")
+            val = self.accuracy(net) if validate and len(self.val) else None
+            done = images / len(self.train)
+            self.curve.append(EpochRow(phase, done, images, rate, mean, val))
+            if after_epoch is not None:
+                after_epoch(epoch)
+        net.train()
+
+    def _step(
+        self,
+        forward: Callable[..., Tensor],
+        optimizer: torch.optim.Optimizer,
+        rate: float,
+        recipe: Recipe,
+        rows: Tensor,
+        key: tuple[int, int],
+        penalty: Callable[[], Tensor] | None,
+    ) -> Tensor:
+        x, y = self.train.batch(rows, augment=key, channels_last=True)
+        self._now = (*key, self.train.index[rows].to(self.device))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits = forward(x, y) if isinstance(forward, Network) else forward(x)
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+        if penalty is not None:
+            loss = loss + penalty()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        self._now = None
+        return loss
+
+    @torch.no_grad()
+    def recalibrate(self, net: nn.Module, macs: int, note: bool = True) -> None:
+        """Replace BN running statistics by those of un-augmented, class-balanced training images,
+        at most 5 % of the budget; leaves `net` in eval mode."""
+        norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        limit = self.ledger.forward_left("recalibration") if note else self._recalibration_images()
+        rows = self.balanced(self.train, min(len(self.train), limit, MOST_RECALIBRATION))
+        started = time.perf_counter()
+        momenta = [n.momentum for n in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+        net.train()
+        start = 0
+        for size in _even(len(rows), SCORE_BATCH) if len(rows) > 1 else ():
+            net(self.train.batch(rows[start : start + size])[0])
+            start += size
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        net.eval()
+        if note:
+            seconds = time.perf_counter() - started
+            self.ledger.add("recalibration", "forward", len(rows), macs, seconds)
+
+    def _recalibration_images(self) -> int:
+        done = [e.images for e in self.ledger.entries if e.phase == "recalibration"]
+        return done[0] if done else self.ledger.forward_left("recalibration")
+
+    def balanced(self, source: BatchSource, images: int) -> Tensor:
+        """(images,) rows of a split: classes in turn, order fixed by data hash and seed."""
+        seed = phase_seed(self.seed, f"list-{self.data_hash}")
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(source), generator=generator)
+        labels = source.labels.cpu()[order]
+        place = torch.zeros(len(source), dtype=torch.int64)
+        for label in range(self.num_classes):
+            own = labels == label
+            place[own] = torch.arange(int(own.sum()))
+        ranked = torch.sort(place * self.num_classes + labels, stable=True).indices
+        return order[ranked][:images]
+
+    @property
+    def curve_now(self) -> EpochRow:
+        """The last finished epoch."""
+        return self.curve[-1]
+
+    def use(self, net: Network) -> None:
+        """Price of one image from now on."""
+        self._macs = net.macs()
+
+    _macs: int = 0
+
+    def _source(self, split: str) -> BatchSource:
+        if split not in ("train", "val"):
+            raise ValueError(f"split '{split}' does not exist here (train, val)")
+        return self.train if split == "train" else self.val
+
+
+MOST_RECALIBRATION = 50 * SCORE_BATCH  # more changes nothing
+
+
+def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD or AdamW; the rate is set at every step."""
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Per image, in the split's order: predicted class, true-class margin, whether top-5 holds."""
+
+    predicted: Tensor  # (N,) uint8 up to 256 classes, else int16
+    margin: Tensor  # (N,) float16: logit of the true class minus the best other
+    top1: float
+    top5: float | None  # with 20 classes or more
+    loss: float
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, source: BatchSource, batch_size: int = EVAL_BATCH) -> Evaluation:
+    """Exact accuracy in eval mode, float32: counts over images, whatever the batch size. Leaves
+    the mode of `net` as it was."""
+    was_training = net.training
+    net.eval()
+    predicted, margins, correct, in_top5, loss = [], [], 0, 0, 0.0
+    classes = 0
+    for rows in torch.arange(len(source)).split(batch_size):
+        x, y = source.batch(rows)
+        logits = net(x).float()
+        classes = logits.shape[1]
+        guess = logits.argmax(1)
+        correct += int((guess == y).sum())
+        if classes >= 20:
+            in_top5 += int((logits.topk(5).indices == y[:, None]).any(1).sum())
+        loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        true = logits.gather(1, y[:, None])[:, 0]
+        other = logits.scatter(1, y[:, None], -torch.inf).max(1).values
+        predicted.append(guess.to(torch.uint8 if classes <= 256 else torch.int16).cpu())
+        margins.append((true - other).clamp(-6e4, 6e4).half().cpu())
+    net.train(was_training)
+    images = len(source)
+    return Evaluation(
+        torch.cat(predicted),
+        torch.cat(margins),
+        correct / images,
+        in_top5 / images if classes >= 20 else None,
+        loss / images,
+    )

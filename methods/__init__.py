@@ -1,0 +1,192 @@
+"""Finds methods by file name: `methods/x.py` holds one Method subclass, `methods/x.toml` its card."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from methods.api import Method
+
+FOLDER = Path(__file__).parent
+SUPPORT = {"__init__", "api", "kit"}
+
+
+class UnknownMethod(ValueError):
+    """No such method, variant or parameter; the text names the legal ones."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method as found on disk."""
+
+    name: str
+    variant: str
+    cls: type[Method]
+    card: Mapping[str, Any]
+    source_hash: str  # empty for the suite's own methods, which have a revision
+
+    @property
+    def label(self) -> str:
+        """Name as typed on the command line: `whitebox` or `whitebox:official`."""
+        return f"{self.name}:{self.variant}" if self.variant else self.name
+
+    @property
+    def title(self) -> str:
+        """Row label of tables."""
+        if self.variant:
+            default = f"{self.card['card']['title']} [{self.variant}]"
+            return str(self.card["variant"][self.variant].get("title", default))
+        return str(self.card["card"]["title"])
+
+    @property
+    def tracks(self) -> tuple[str, ...]:
+        """Tracks this variant may run in."""
+        everywhere = self.card["card"].get("tracks", ("common", "total", "paper"))
+        return tuple(self._variant().get("tracks", everywhere))
+
+    @property
+    def start(self) -> str:
+        """`trained`, or `random` if the method trains from scratch."""
+        return str(self._variant().get("start", self.cls.start))
+
+    @property
+    def is_control(self) -> bool:
+        """A control is shown beside the methods, not ranked with them."""
+        return bool(self.card["card"].get("kind") == "control")
+
+    def _variant(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.card.get("variant", {}).get(self.variant, {})
+        return found
+
+    def params(self) -> dict[str, Any]:
+        """Default hyper-parameters of this variant."""
+        fields = {f.name: f.default for f in dataclasses.fields(self.cls)}
+        return fields | dict(self._variant().get("params", {}))
+
+
+def names() -> list[str]:
+    """The suite's own methods and controls, sorted."""
+    return sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in SUPPORT)
+
+
+def all_names() -> list[str]:
+    """Methods with their variants as they are typed on the command line."""
+    found = []
+    for name in names():
+        variants = _card(FOLDER / f"{name}.py").get("variant", {})
+        found += [name, *(f"{name}:{v}" for v in variants)]
+    return found
+
+
+def find(label: str) -> Entry:
+    """Entry for `name`, `name:variant` or a path to a user's own `.py` file.
+
+    Raises:
+        UnknownMethod: no such method or variant; the closest names are in the text.
+    """
+    if label.endswith(".py") or "/" in label:
+        path = Path(label)
+        if not path.is_file():
+            raise UnknownMethod(f"method file {label} does not exist")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        return Entry(path.stem, "", _only_method(_import_file(path, digest)), _card(path), digest)
+    name, _, variant = label.partition(":")
+    if name not in names():
+        raise UnknownMethod(_did_you_mean("method", name, all_names()))
+    path = FOLDER / f"{name}.py"
+    card = _card(path)
+    if variant and variant not in card.get("variant", {}):
+        legal = sorted(card.get("variant", {}))
+        raise UnknownMethod(_did_you_mean(f"variant of {name}", variant, legal))
+    return Entry(name, variant, _only_method(importlib.import_module(f"methods.{name}")), card, "")
+
+
+def build(entry: Entry, params: Mapping[str, Any]) -> Method:
+    """The method with these hyper-parameters.
+
+    Raises:
+        UnknownMethod: an unknown parameter, or a value of another type than the default.
+    """
+    fields = {f.name: f.default for f in dataclasses.fields(entry.cls)}
+    for key, value in params.items():
+        if key not in fields:
+            raise UnknownMethod(_did_you_mean(f"parameter of {entry.label}", key, sorted(fields)))
+        if not _same_kind(fields[key], value):
+            raise UnknownMethod(
+                f"{entry.label}.{key} takes a {type(fields[key]).__name__}, not {value!r}"
+            )
+    return entry.cls(**params)
+
+
+def docstring(entry: Entry) -> str:
+    """First line of the method's docstring."""
+    return (entry.cls.__doc__ or "").strip().splitlines()[0]
+
+
+def _same_kind(default: object, value: object) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    return isinstance(value, type(default))
+
+
+def _did_you_mean(kind: str, word: str, legal: list[str]) -> str:
+    close = difflib.get_close_matches(word, legal, n=3, cutoff=0.5)
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    return f"unknown {kind} '{word}'{hint} (known: {', '.join(legal) or 'none'})"
+
+
+def _card(path: Path) -> dict[str, Any]:
+    toml = path.with_suffix(".toml")
+    if toml.is_file():
+        with toml.open("rb") as handle:
+            return tomllib.load(handle)
+    doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+    summary = doc.splitlines()[0] if doc else ""
+    return {"card": {"title": path.stem, "kind": "method", "summary": summary}}
+
+
+def _import_file(path: Path, digest: str) -> ModuleType:
+    name = f"user_method_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while the class body runs
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UnknownMethod(
+            f"method file {path} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _only_method(module: ModuleType) -> type[Method]:
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Method)
+        and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise UnknownMethod(
+            f"{module.__file__} must define exactly one subclass of methods.api.Method, "
+            f"found {len(found)}"
+        )
+    return found[0]

@@ -1,0 +1,202 @@
+"""What a method sees (network, trainer, budget) and what it gives back (scores or a plan).
+
+Shapes: N batch, C channels of a layer, K classes, H W map size. Layers are convolutions, known by
+their dotted module names and listed in execution order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Scores = dict[str, Tensor]  # layer -> importance (C,), larger = keep
+Allocation = Literal["global", "uniform", "listed", "none"]
+Site = Literal["in", "conv", "norm", "act"]
+Gate = nn.Module  # forward(x (N, C, H, W), labels (N,)) -> same shape
+
+
+class Unsupported(Exception):
+    """The method, network or target cannot be combined; the text is the reason shown as n/a."""
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that must be removed together."""
+
+    name: str
+    layers: tuple[str, ...]  # convolutions that write it
+    readers: tuple[str, ...]  # convolutions and linear layers that read it
+    width: int  # removable units
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kept units per group, sorted; groups that are absent keep everything."""
+
+    keep: Mapping[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        for group, kept in self.keep.items():
+            if not kept or list(kept) != sorted(set(kept)):
+                raise ValueError(f"plan for {group}: kept units must be non-empty, sorted, unique")
+
+    def widths(self) -> dict[str, int]:
+        """Kept units per group."""
+        return {group: len(kept) for group, kept in self.keep.items()}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What must be reached: the fraction of dense MACs to remove, and how widths may be set."""
+
+    macs_cut: float
+    min_keep: float = 0.1  # share of every group that stays, at least one unit
+    allocation: Allocation = "uniform"
+    rates: Mapping[str, float] | None = None  # "listed": removed fraction per layer
+
+
+class Network(Protocol):
+    """A private, traced copy of the dense network. Train it, scale it, overwrite its weights:
+    only the plan changes shapes."""
+
+    layers: tuple[str, ...]  # prunable convolutions within the scope
+    convs: tuple[str, ...]  # every convolution
+    groups: tuple[ChannelGroup, ...]  # within the scope, in execution order
+
+    def __call__(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(N, 3, H, W) -> logits (N, K); labels (N,) are shown to gates only."""
+        ...
+
+    def train(self, mode: bool = True) -> Any: ...
+    def eval(self) -> Any: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def weight(self, layer: str) -> nn.Parameter:
+        """(C_out, C_in, k, k), or (K, C_in) of a linear reader."""
+        ...
+
+    def bias(self, layer: str) -> nn.Parameter | None: ...
+
+    def norm(self, layer: str) -> nn.BatchNorm2d:
+        """The batch norm that follows; raises Unsupported where there is none."""
+        ...
+
+    def norms(self) -> dict[str, Any]:
+        """Every normalisation layer by name."""
+        ...
+
+    def has_site(self, layer: str, at: Site) -> bool: ...
+    def gated(self, gates: Mapping[str, Gate], at: Site) -> AbstractContextManager[None]: ...
+
+    def tapped(
+        self, at: Site, layers: tuple[str, ...] | None = None, through_add: bool = False
+    ) -> AbstractContextManager[dict[str, Tensor]]:
+        """Maps (N, C, H, W) per layer, new at each forward pass; .grad after backward."""
+        ...
+
+    def scale_readers(self, layer: str, factor: Tensor) -> None:
+        """Input columns of every reader of the layer's channels *= factor (C,)."""
+        ...
+
+    def scale_norm(self, layer: str, factor: Tensor) -> None:
+        """Weight and bias of the following batch norm *= factor (C,)."""
+        ...
+
+    def mask(self, group: str, keep: tuple[int, ...]) -> None:
+        """From now on no reader sees the other units of the group."""
+        ...
+
+    def rank(self, scores: Scores, budget: Budget, comparable: bool = False) -> Plan:
+        """Couple the scores, share out widths and meet the budget."""
+        ...
+
+    def allocate(self, budget: Budget) -> dict[str, int]:
+        """Widths that meet the budget without scores (uniform or listed)."""
+        ...
+
+    def macs(self, widths: Mapping[str, int] | None = None) -> int: ...
+    def copy(self) -> Network: ...
+
+
+class Trainer(Protocol):
+    """Data and training within the budget. The test split does not exist here."""
+
+    num_classes: int
+    device: torch.device
+    epochs: float  # the whole budget of the run, in epochs of the training split
+
+    def batches(
+        self, images: int | None = None, split: str = "train", *, augment: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(N, 3, H, W), (N,) from a class-balanced list fixed by data and seed. Images drawn with
+        gradients enabled are charged; forward-only ones are capped (DECISIONS B 12)."""
+        ...
+
+    def fit(
+        self,
+        net: Any,
+        epochs: float,
+        *,
+        lr: float | None = None,
+        penalty: Callable[[], Tensor] | None = None,
+        only: Mapping[str, nn.Module] | None = None,
+        constant_lr: bool = False,
+        after_epoch: Callable[[int], None] | None = None,
+    ) -> None:
+        """Train by the run's recipe and charge it. `penalty()` is added to the loss; `only` trains
+        these modules and freezes the rest, running statistics included."""
+        ...
+
+    def learning_rates(self, epochs: float, lr: float | None = None) -> list[float]:
+        """The rate of every step that `fit` would take."""
+        ...
+
+    def accuracy(self, net: Any, split: str = "val") -> float: ...
+
+    def noise(self, columns: int, salt: int) -> Tensor:
+        """(N, columns) uniform in [0, 1) for the images of the current batch, keyed by
+        (seed, epoch, image, salt)."""
+        ...
+
+    def generator(self, salt: int = 0) -> torch.Generator: ...
+    def note(self, name: str, value: Any) -> None:
+        """Keep a fact in the record (numbers, text, tensors, or dicts of them)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """One paper's way to choose channels. Fields are hyper-parameters: they appear in `--set`, in
+    the run's identity and in the record. Override `score` (its result serves every target) and, if
+    the ranking is special, `select`; or override `prune` alone and decide everything."""
+
+    revision: ClassVar[int] = 1  # raise it when results change
+    allocations: ClassVar[tuple[Allocation, ...]] = ("uniform", "global")  # the first is its own
+    comparable: ClassVar[bool] = False  # scores of different layers share one scale
+    start: ClassVar[Literal["trained", "random"]] = "trained"
+    shares: ClassVar[Mapping[str, float]] = {}  # epochs that, left at 0, take this share of budget
+    stochastic: ClassVar[bool] = False  # scoring draws random numbers: a second seed is compared
+    informed: ClassVar[bool] = True  # scores claim information: judged against their inverse
+
+    def score(self, net: Any, trainer: Any) -> Scores:
+        """Door 1: importance (C,) of every prunable layer."""
+        raise NotImplementedError
+
+    def select(self, net: Any, scores: Scores, budget: Budget) -> Plan:
+        """Which channels stay, given the scores. Never trains, never sees data."""
+        plan: Plan = net.rank(scores, budget, self.comparable)
+        return plan
+
+    def prune(self, net: Any, budget: Budget, trainer: Any) -> Plan:
+        """Door 2: decide everything, widths included."""
+        return self.select(net, self.score(net, trainer), budget)
+
+    def dense_penalty(self, net: Any, rates: list[float]) -> Callable[[], Tensor] | None:
+        """Penalty that its own dense network is trained with, given the learning rate of every
+        step; None: the shared baseline serves."""
+        return None

@@ -1,0 +1,191 @@
+"""White-Box: class-wise masks, learned with the labels at hand, vote on the channels to keep."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from methods.api import Allocation, Budget, Method, Network, Plan, Scores, Site, Trainer
+from methods.kit import mean_and_interval
+
+COUNT_MARGIN = 0.01  # of the `count` vote
+
+
+class Mixing:
+    """Weights of the classes, drawn anew for every layer, image and step: 1 for the image's own
+    class, uniform in [0, 1) for the others (official code, `torch.rand`)."""
+
+    def __init__(self, trainer: Trainer, layers: int) -> None:
+        self.trainer, self.layers, self.active = trainer, layers, True
+
+    def of(self, labels: Tensor, position: int) -> Tensor:
+        """(N,) labels -> (N, K) of the layer at this position; one draw serves all layers."""
+        classes = self.trainer.num_classes
+        if position == 0:
+            drawn = self.trainer.noise(self.layers * classes, salt=1).unflatten(1, (-1, classes))
+            own = labels[:, None, None].expand(-1, self.layers, 1)
+            self.drawn = drawn.scatter(2, own, 1.0)
+        return self.drawn[:, position]
+
+
+class ClassMask(nn.Module):
+    """x * guide, guide = D M / divisor: METHODS 1.2."""
+
+    def __init__(self, width: int, mixing: Mixing, position: int, divisor: float) -> None:
+        super().__init__()
+        self.mask = nn.Parameter(torch.ones(mixing.trainer.num_classes, width))  # (K, C)
+        self.idle = nn.Parameter(torch.ones(1))  # a mask entry that no image uses: decays only
+        self.mixing, self.position, self.divisor = mixing, position, divisor
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """(N, C, H, W), (N,) -> (N, C, H, W)"""
+        if not self.mixing.active:
+            return x
+        guide = self.mixing.of(labels, self.position) @ self.mask / self.divisor  # (N, C)
+        return x * guide.to(x.dtype)[:, :, None, None]
+
+
+@dataclass(frozen=True)
+class WhiteBox(Method):
+    """Channels that few classes need go, by a global vote of class-wise masks (Zhang et al.,
+    TNNLS 2022). The default is the clean variant: trained start, frozen weights, masks after ReLU.
+    """
+
+    mask_epochs: float = 0.0  # 0: a quarter of the budget
+    mask_lr: float = 0.1
+    sparsity: float = 0.0  # weight of the sum over layers of ||v||_2
+    train_weights: bool = False
+    at: str = "act"
+    vote: str = "sum"  # gain, count, spread: votes of ours
+    dead_masks: bool = False  # official: masks that no forward pass uses vote too
+    rescale: bool = True  # start at the dense function
+    fold: str = "readers"
+    search: str = "bisect"
+
+    allocations: ClassVar[tuple[Allocation, ...]] = ("global", "uniform")
+    comparable: ClassVar[bool] = True
+    shares: ClassVar[dict[str, float]] = {"mask_epochs": 0.25}
+    stochastic: ClassVar[bool] = True
+
+    def score(self, net: Network, trainer: Trainer) -> Scores:
+        masks = self.train_masks(net, trainer)
+        votes = {n: m.mask.detach().sum(0) for n, m in masks.items()}  # (C,)
+        self._fold(net, votes, masks)
+        trainer.note("class_masks", {n: m.mask.detach() for n, m in masks.items()})
+        scores = {n: self.count_votes(m.mask.detach(), m.idle.detach()) for n, m in masks.items()}
+        if self.dead_masks:
+            scores |= {n: _dead_vote(net, n, masks, trainer.num_classes) for n in _dead(net, masks)}
+        return scores
+
+    def train_masks(self, net: Network, trainer: Trainer) -> dict[str, ClassMask]:
+        """Masks after training, with the leakage diagnostics noted."""
+        site: Site = "conv" if self.at == "conv" else "act"
+        divisor = (trainer.num_classes + 1) / 2 if self.rescale else 1.0
+        mixing = Mixing(trainer, len(net.layers))
+        masks = {
+            n: ClassMask(len(net.weight(n)), mixing, i, divisor).to(trainer.device)
+            for i, n in enumerate(net.layers)
+        }
+
+        def penalty() -> Tensor:
+            norms = torch.stack([m.mask.sum(0).norm() for m in masks.values()]).sum()
+            idle = torch.cat([m.idle for m in masks.values()]).sum()
+            return self.sparsity * norms + 0.0 * idle  # a zero gradient, so that decay acts
+
+        with net.gated(masks, at=site):
+            trainer.fit(
+                net,
+                self.mask_epochs,
+                lr=self.mask_lr,
+                penalty=penalty,
+                only=None if self.train_weights else masks,
+                constant_lr=True,
+            )
+            trainer.note("leakage", leakage(net, mixing, trainer))
+        return masks
+
+    def count_votes(self, mask: Tensor, idle: Tensor) -> Tensor:
+        """(K, C) -> (C,), larger = keep."""
+        if self.vote == "gain":
+            return (mask - idle).clamp(min=0).sum(0)
+        if self.vote == "count":
+            return (mask > idle + COUNT_MARGIN).sum(0).float()
+        if self.vote == "spread":
+            return mask.std(0)
+        return mask.sum(0).abs()
+
+    def _fold(self, net: Network, votes: dict[str, Tensor], masks: dict[str, ClassMask]) -> None:
+        """Clean: the mean of the guide over classes and noise, v (K + 1) / (2 K) over the divisor,
+        into the readers' columns. Official: v / 2 into batch norm, idle masks included."""
+        for layer, vote in votes.items():
+            classes = len(masks[layer].mask)
+            if self.fold == "norm":
+                net.scale_norm(layer, vote / 2)
+            else:
+                guide = vote * (classes + 1) / (2 * classes) / masks[layer].divisor
+                net.scale_readers(layer, guide)
+        if self.fold == "norm" and self.dead_masks:
+            for layer in _dead(net, masks):
+                net.scale_norm(layer, _dead_vote(net, layer, masks, classes) / 2)
+
+    def select(self, net: Network, scores: Scores, budget: Budget) -> Plan:
+        if self.search == "bisect":
+            return net.rank(scores, budget, self.comparable)
+        return official_search(net, scores, budget)
+
+
+def _dead(net: Network, masks: dict[str, ClassMask]) -> list[str]:
+    return [n for n in net.convs if n not in masks]
+
+
+def _dead_vote(net: Network, layer: str, masks: dict[str, ClassMask], classes: int) -> Tensor:
+    idle = next(iter(masks.values())).idle.detach()
+    return (classes * idle).expand(len(net.weight(layer))).cpu()
+
+
+def official_search(net: Network, scores: Scores, budget: Budget) -> Plan:
+    """The first of the thresholds 0.90, 0.89, ... of all votes that meets the target (METHODS 1.4);
+    the last one tried where none does."""
+    pool = torch.cat([s.cpu() for s in scores.values()]).sort(descending=True).values
+    keep: dict[str, tuple[int, ...]] = {}
+    for percent in range(90, 0, -1):
+        threshold = pool[max(0, int(len(pool) * percent / 100) - 1)]
+        for group in net.groups:
+            score = scores[group.layers[0]].cpu()
+            floor = max(1, int(group.width * budget.min_keep))
+            width = max(int((score >= threshold).sum()), floor)
+            order = torch.sort(score, descending=True, stable=True).indices
+            keep[group.name] = tuple(sorted(order[:width].tolist()))
+        if 1 - net.macs(Plan(keep).widths()) / net.macs() >= budget.macs_cut:
+            break
+    return Plan(keep)
+
+
+@torch.no_grad()
+def leakage(net: Network, mixing: Mixing, trainer: Trainer) -> dict[str, dict[str, float]]:
+    """Does the network read the label from the guide instead of from the image (METHODS 1.6)?
+    On validation images; each difference of accuracies with its 95 % interval."""
+    hits: dict[str, list[Tensor]] = {"plain": [], "true": [], "wrong": [], "noise": []}
+    classes, draw = trainer.num_classes, trainer.generator(salt=2)
+    net.eval()
+    for x, labels in trainer.batches(split="val"):
+        shift = torch.randint(1, classes, (len(labels),), generator=draw).to(labels.device)
+        noise = torch.randn(x.shape, generator=draw).to(x.device)
+        for case, images, told in (
+            ("plain", x, labels),
+            ("true", x, labels),
+            ("wrong", x, (labels + shift) % classes),
+            ("noise", noise, labels),
+        ):
+            mixing.active = case != "plain"
+            hits[case].append((net(images, told).argmax(1) == labels).double().cpu())
+    mixing.active = True
+    if not hits["plain"]:
+        return {}
+    found = {case: torch.cat(parts) for case, parts in hits.items()}
+    return {
+        "noise_minus_chance": mean_and_interval(found["noise"] - 1 / classes),
+        "true_minus_wrong_label": mean_and_interval(found["true"] - found["wrong"]),
+        "true_label_minus_unmasked": mean_and_interval(found["true"] - found["plain"]),
+    }
