@@ -159,9 +159,9 @@ def build(name: str, num_classes: int) -> nn.Module:
 
 
 _STRUCTURE = (
-    "in_channels out_channels kernel_size stride padding dilation groups num_features eps momentum "
-    "in_features out_features negative_slope p"
-).split()
+    "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
+    "num_features", "eps", "momentum", "in_features", "out_features", "negative_slope", "p",
+)  # fmt: skip
 
 
 def structure_hash(model: nn.Module) -> str:
@@ -191,7 +191,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            content = load_file(path)
+            content: object = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -20,8 +20,6 @@ from benchmark.store import Stage, Store, weights_digest
 from benchmark.trainer import Schedule, Trainer, evaluate, phase_seed, rate_at
 from methods.api import Method
 
-MOST_BASELINE_GAP = 0.003
-
 
 def new_model(spec: RunSpec) -> nn.Module:
     """The architecture with random weights of the run's dense seed.
@@ -42,7 +40,7 @@ def new_model(spec: RunSpec) -> nn.Module:
     return model
 
 
-def stage_key(spec: RunSpec, has_own_dense: bool) -> str:
+def stage_key(spec: RunSpec, own_dense: bool = False) -> str:
     """Everything that the dense network depends on, and nothing else."""
     content = {
         "protocol": spec.protocol,
@@ -55,7 +53,7 @@ def stage_key(spec: RunSpec, has_own_dense: bool) -> str:
     }
     if spec.baseline is not None:
         content["recipe"] = spec.baseline.model_dump(mode="json")
-    if has_own_dense:
+    if own_dense:
         content["method"] = spec.method.model_dump(mode="json")
     return digest(content)
 
@@ -70,15 +68,14 @@ def dense_stage(
 ) -> Stage:
     """Weights and accuracy of the dense network, made on first use."""
     model = new_model(spec)
-    own = method.dense_penalty(Network(model, example(spec)), [1.0]) is not None
-    key = stage_key(spec, own)
+    key = stage_key(spec, method.own_dense)
     with store.only_one("dense", key):
         found = store.stage("dense", key)
         if found is None:
             if spec.start.kind == "checkpoint":
                 _read(model, spec, checkpoint)
             else:
-                model = _train(model, spec, method, trainer, own)
+                model = _train(model, spec, method, trainer)
             model.to(trainer.device)
             found = Stage(
                 dict(model.state_dict()),
@@ -102,9 +99,7 @@ def accuracy(model: nn.Module, trainer: Trainer, test: BatchSource) -> Accuracy:
     """Test and validation figures of a network as it is."""
     found = evaluate(model, test)
     val = evaluate(model, trainer.val).top1 if len(trainer.val) else None
-    return Accuracy(
-        test_top1=found.top1, test_top5=found.top5, test_loss=found.loss, val_top1=val
-    )
+    return Accuracy(test_top1=found.top1, test_top5=found.top5, test_loss=found.loss, val_top1=val)
 
 
 def checkpoint_hash(path: Path) -> str:
@@ -121,17 +116,16 @@ def _read(model: nn.Module, spec: RunSpec, checkpoint: Path | None) -> None:
     load_weights(model, tensors, str(checkpoint))
 
 
-def _train(
-    model: nn.Module, spec: RunSpec, method: Method, trainer: Trainer, own: bool
-) -> nn.Module:
+def _train(model: nn.Module, spec: RunSpec, method: Method, trainer: Trainer) -> nn.Module:
     recipe = spec.baseline
-    assert recipe is not None and spec.seeds.dense is not None
+    assert recipe is not None
+    assert spec.seeds.dense is not None
     net = Network(model, example(spec))
     net.to(trainer.device)
     trainer.seed = spec.seeds.dense
     trainer.ledger = Ledger(0, len(trainer.train))
     penalty = None
-    if own:
+    if method.own_dense:
         schedule = Schedule.of(recipe.epochs, len(trainer.train), recipe.batch_size)
         rates = [rate_at(recipe, i / schedule.steps) for i in range(schedule.steps)]
         penalty = method.dense_penalty(net, rates)

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import click
 import typer
 from rich.console import Console
 
 from benchmark.errors import BadInput
 
+UsageProblem: type[Exception] = typer.BadParameter.mro()[2]  # ClickException, wherever it lives
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -29,12 +29,13 @@ def outcome(call: Callable[[], Any]) -> int:
     except BadInput as error:
         complain(str(error))
         return BAD_INPUT
-    except click.exceptions.Exit as leave:
+    except typer.Exit as leave:
         return int(leave.exit_code)
-    except click.ClickException as error:
-        complain(error.format_message().replace("\n", " "))
+    except UsageProblem as error:
+        text = error.format_message()  # type: ignore[attr-defined]
+        complain(f"{' '.join(text.split())} (--help shows what is allowed)")
         return BAD_INPUT
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         complain("interrupted: what is finished is kept, the same command goes on from there")
         return INTERRUPTED
     return int(code or DONE)

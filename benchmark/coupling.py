@@ -8,8 +8,9 @@ from the maps.
 from __future__ import annotations
 
 import copy
+import itertools
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,13 @@ from methods.api import Unsupported
 
 WEIGHTED = (nn.Conv2d, nn.Linear)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-# operations that move channels and that DependencyGraph follows; it takes any other for element-wise
+# operations that move channels and that DependencyGraph follows; others it takes for element-wise
 FOLLOWED = {"cat", "concat", "flatten", "view", "reshape", "permute", "mean"}
-IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul}
+FOLLOWED_MODULES = (*WEIGHTED, Shortcut, nn.Flatten)
+IN_PLACE: dict[object, Callable[..., object]] = {
+    operator.iadd: operator.add,
+    operator.imul: operator.mul,
+}
 IN_PLACE_METHODS = ("relu_", "add_", "mul_")
 
 Share = list[tuple[str | None, int]]  # (group, channels per unit); None = channels that never go
@@ -49,8 +54,10 @@ class ChannelMap:
         """(units,) bool from kept units per group; absent groups keep all."""
         kept = torch.ones(self.total, dtype=torch.bool)
         for group, units in keep.items():
-            start = self.first[group]
-            kept[start : start + self.widths[group]] = False
+            start, width = self.first[group], self.widths[group]
+            if not all(0 <= unit < width for unit in units):
+                raise ValueError(f"plan for {group}: it has the units 0 to {width - 1} only")
+            kept[start : start + width] = False
             kept[start + torch.tensor(units)] = True
         return kept
 
@@ -67,12 +74,19 @@ def trace(model: nn.Module) -> fx.GraphModule:
     norm and activation apart.
 
     Raises:
-        Unsupported: the forward pass depends on `self.training` outside a leaf module.
+        Unsupported: the forward pass depends on values, or on `self.training` outside a leaf
+            module.
     """
     model = copy.deepcopy(model)
-    graph, other = (LayerTracer().trace(model.train(mode)) for mode in (True, False))
+    try:
+        graph, other = (LayerTracer().trace(model.train(mode)) for mode in (True, False))
+    except fx.proxy.TraceError as error:
+        raise Unsupported(f"the forward pass cannot be traced: {error}") from error
     if graph.python_code("self").src != other.python_code("self").src:
-        raise Unsupported("the forward pass reads self.training outside a leaf module")
+        where = _first_difference(graph, other)
+        raise Unsupported(
+            f"the forward pass reads self.training outside a leaf module, first seen at {where}"
+        )
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = False  # type: ignore[assignment]
@@ -84,9 +98,16 @@ def trace(model: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(model, graph)
 
 
+def _first_difference(graph: fx.Graph, other: fx.Graph) -> str:
+    pairs = itertools.zip_longest(graph.nodes, other.nodes)
+    return next(
+        str(a or b) for a, b in pairs if not (a and b and a.format_node() == b.format_node())
+    )
+
+
 def _make_functional(node: fx.Node) -> None:
     if node.op == "call_function":
-        node.target = IN_PLACE.get(node.target, node.target)  # type: ignore[call-overload]
+        node.target = IN_PLACE.get(node.target, node.target)
     if node.kwargs.get("inplace"):
         node.kwargs = {**node.kwargs, "inplace": False}
     if node.op == "call_method" and node.target in IN_PLACE_METHODS:
@@ -127,9 +148,8 @@ def propagate_shapes(traced: fx.GraphModule, example: Tensor) -> None:
         ShapeProp(traced.eval()).propagate(example)
     for node in traced.graph.nodes:
         out = shape_of(node)
-        is_name = isinstance(node.target, str)
-        name = node.target if is_name else getattr(node.target, "__name__", "")
-        if node.op not in ("call_function", "call_method") or len(out) < 2 or name in FOLLOWED:
+        name = _operation(traced, node)
+        if not name or len(out) < 2 or name in FOLLOWED:
             continue
         sources = [s for s in map(shape_of, node.all_input_nodes) if len(s) != 1]
         if any(s[1:2] != out[1:2] for s in sources):
@@ -137,6 +157,16 @@ def propagate_shapes(traced: fx.GraphModule, example: Tensor) -> None:
                 f"operation {name} moves channels at {node.name}: "
                 "make it a module with a registered pruner"
             )
+
+
+def _operation(traced: fx.GraphModule, node: fx.Node) -> str:
+    """Name of what the node does; empty for inputs, outputs, and modules that can be followed."""
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        return "" if isinstance(module, FOLLOWED_MODULES) else type(module).__name__
+    if node.op not in ("call_function", "call_method"):
+        return ""
+    return getattr(node.target, "__name__", str(node.target))
 
 
 def output_layers(traced: fx.GraphModule) -> list[str]:

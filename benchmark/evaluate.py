@@ -27,7 +27,9 @@ def main(
     normalize: Annotated[str, typer.Option()] = "dataset",
     threads: Annotated[int, typer.Option()] = 1,
     device: Annotated[str, typer.Option()] = "auto",
-    results: Annotated[Path, typer.Option(help="Where decoded images are cached.")] = Path("results"),
+    results: Annotated[Path, typer.Option(help="Decoded images are cached there.")] = Path(
+        "results"
+    ),
 ) -> int:
     """Measure any checkpoint of a known architecture on the whole test split."""
     given = {k: v for k, v in locals().items() if v is not None and k != "checkpoint"}

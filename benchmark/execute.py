@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,9 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     trainer.use(net)
     budget = budget_of(spec, net)
     plan, scores = make_plan(spec, method, net, budget, trainer, context.store)
+    judged = net
     if spec.reconstruct == "ls":
+        judged = net.copy()  # the choice is judged on the weights it was made on
         reconstruct(net, plan, trainer)
     pruned = net.remove(plan)
     price = measure.cost(pruned, baseline.example(spec))
@@ -86,6 +87,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         run_id=spec.run_id,
         spec=spec,
         title=str(trainer.notes.pop("label", entry.title)),
+        control=entry.is_control,
         dense=dense,
         pruned=price,
         flops_reduction=1 - price.macs / dense.cost.macs,
@@ -98,15 +100,13 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         final=outcome.final,
         best_val=outcome.best_val,
         at_chance=_at_chance(outcome.final, len(test), spec.data.num_classes),
-        selection=_check_selection(method, net, scores, plan, budget, trainer, outcome, context),
+        selection=_check_selection(method, judged, scores, plan, trainer),
         seed_agreement=_agreement(spec, method, net, scores, plan, budget, context),
         tied_share=select.tied_share({n: scores[n] for n in net.layers}) if scores else None,
         method_facts=encode(trainer.notes),
         spent=_spent(trainer.ledger),
-        latency=measure.latency(
-            net.dense(), pruned, baseline.example(spec).to(context.device)
-        ),
-        predictions_order=hashlib.sha256(context.data.test.labels.numpy().tobytes()).hexdigest()[:16],
+        latency=measure.latency(net.dense(), pruned, baseline.example(spec).to(context.device)),
+        predictions_order=_labels_hash(context.data),
         environment=environment.describe()
         | {"device": str(context.device), "compiled": context.compiled, "load": os.getloadavg()[0]},
         seconds=round(time.perf_counter() - started, 3),
@@ -119,6 +119,10 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     if context.optimistic:
         _write_optimistic(context.store, spec, outcome)
     return record
+
+
+def _labels_hash(data: Data) -> str:
+    return hashlib.sha256(data.test.labels.numpy().tobytes()).hexdigest()[:16]
 
 
 # ---- start ---------------------------------------------------------------------------------------
@@ -192,10 +196,9 @@ def scored(
     with store.only_one("scores", key):
         stage = store.stage("scores", key)
         if stage is None:
-            scores = {n: s.detach().cpu().contiguous() for n, s in method.score(net, trainer).items()}
-            state = {k: v for k, v in net.traced.state_dict().items()}
+            scores = method.score(net, trainer)
             tensors = {f"score/{n}": s for n, s in scores.items()}
-            tensors |= {f"net/{k}": v for k, v in state.items()}
+            tensors |= {f"net/{k}": v for k, v in net.traced.state_dict().items()}
             facts = {
                 "notes": encode(trainer.notes),
                 "ledger": trainer.ledger.as_rows(),
@@ -309,6 +312,7 @@ def _width_facts(net: Network, plan: Plan, budget: Budget) -> dict[str, Any]:
     return {
         "floor_share": len(at_floor) / len(scope) if scope else 0.0,
         "largest_reduction": select.largest_cut(limits, lambda w: net.macs(w)),
+        "groups": list(limits.full),
         "widths": scope,
         "dense_widths": dict(limits.full),
     }
@@ -316,14 +320,12 @@ def _width_facts(net: Network, plan: Plan, budget: Budget) -> dict[str, Any]:
 
 def _at_chance(final: Accuracy, images: int, classes: int) -> bool:
     chance = 1 / classes
-    return final.test_top1 <= chance + CHANCE_MARGIN * (chance * (1 - chance) / images) ** 0.5
+    return bool(final.test_top1 <= chance + CHANCE_MARGIN * (chance * (1 - chance) / images) ** 0.5)
 
 
 def _spent(ledger: Ledger) -> Spent:
     free = sum(e.images for e in ledger.entries if e.kind == "free")
-    return Spent(
-        allowed=ledger.allowed, charged=ledger.spent, free=free, rows=ledger.as_rows()
-    )
+    return Spent(allowed=ledger.allowed, charged=ledger.spent, free=free, rows=ledger.as_rows())
 
 
 def _check_selection(
@@ -331,15 +333,11 @@ def _check_selection(
     net: Network,
     scores: dict[str, Tensor] | None,
     plan: Plan,
-    budget: Budget,
     trainer: Trainer,
-    outcome: Outcome,
-    context: Context,
 ) -> SelectionCheck | None:
     """The choice against its inverse and against random draws at the same widths (DECISIONS 17,
     24), on validation images."""
-    own = outcome.recalibrated.val_top1
-    if own is None or not method.informed or not plan.keep or scores is None:
+    if not len(trainer.val) or not method.informed or not plan.keep or scores is None:
         return None
 
     def judged(kept: Plan) -> float:
@@ -347,6 +345,7 @@ def _check_selection(
         trainer.recalibrate(model, 0, note=False)
         return evaluate(model, trainer.val).top1
 
+    own = judged(plan)
     grouped = net.group_scores(scores, method.comparable)
     inverse = judged(select.best({g: -s for g, s in grouped.items()}, plan.widths()))
     draw = trainer.generator(salt=3)
@@ -408,5 +407,3 @@ def _write_optimistic(store: Store, spec: RunSpec, outcome: Outcome) -> None:
         "hardware": environment.hardware_kind(),
     }
     store.write_measurement(spec, "optimistic", digest(facts, 12), facts)
-
-

@@ -49,7 +49,6 @@ def runs_frame(
     for row in rows:
         row["test_best_test"] = _percent((best_test or {}).get(row["run_id"]))
         row["kept_overlap"] = _percent((overlaps or {}).get(row["run_id"]))
-    rows.sort(key=lambda row: row["run_id"])
     boards.refer_to_dense(rows)
     boards.assign_tables(rows)
     boards.name_entries(rows)
@@ -74,13 +73,13 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     found = np.asarray([v for v in values if not math.isnan(v)])
     n, nan = len(found), math.nan
     if n == 0:
-        return dict(mean=nan, sd=nan, low=nan, high=nan)
+        return {"mean": nan, "sd": nan, "low": nan, "high": nan}
     mean = float(found.mean())
     if n == 1:
-        return dict(mean=mean, sd=nan, low=nan, high=nan)
+        return {"mean": mean, "sd": nan, "low": nan, "high": nan}
     sd = float(found.std(ddof=1))
     half = float(student.ppf(0.975, n - 1)) * sd / math.sqrt(n)
-    return dict(mean=mean, sd=sd, low=mean - half, high=mean + half)
+    return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
 
 
 # ---- runs ----------------------------------------------------------------------------------------
@@ -95,7 +94,8 @@ def _spec_row(spec: RunSpec) -> Row:
 
 def _record_row(record: RunRecord) -> Row:
     row = _spec_row(record.spec) | {c.name: get(record) for c, get in RECORD}
-    row |= {"status": "done", "reason": "", "title": record.title, "dense_weights": ""}
+    row |= {"status": "done", "reason": "", "title": record.title, "control": record.control}
+    row["dense_weights"] = ""
     if record.dense.accuracy is not None:
         dense = 100 * record.dense.accuracy.test_top1
         row |= {"dense_top1": dense, "dense_weights": record.dense.weights}

@@ -31,7 +31,7 @@ from benchmark.ledger import FORWARD_SHARE, TRAIN_STEP, BudgetExceeded
 from benchmark.network import Network
 from benchmark.progress import GridProgress
 from benchmark.spec import RunSpec
-from benchmark.store import Store
+from benchmark.store import Store, write_text
 from benchmark.sweep import Cell, Options
 from benchmark.trainer import Diverged
 from methods import build as build_method
@@ -57,7 +57,8 @@ class Task:
         seed = f"seed {self.spec.seeds.run}"
         if self.kind == "dense":
             return f"dense {self.spec.arch.name} {seed}"
-        target = f" -{100 * self.spec.flops_reduction:.0f} %" if self.spec.flops_reduction else ""
+        cut = self.spec.flops_reduction
+        target = f" at {100 * cut:g} %" if cut else ""
         ls = "+ls" if self.spec.reconstruct == "ls" else ""
         return f"{self.spec.method.label}{ls}{target} {seed}"
 
@@ -96,7 +97,7 @@ def data_of(options: Options, on_progress: Callable[[int, int], None] | None = N
 
 def do(task: Task, report: Report) -> Ended:
     """Do the task; whatever goes wrong is an attempt on disk, never an exception."""
-    started = time.monotonic()
+    started, log = time.monotonic(), ""
     store = Store(task.options.results)
     try:
         line = _do(task, store, report)
@@ -106,12 +107,12 @@ def do(task: Task, report: Report) -> Ended:
     except EXPECTED as reason:
         status, text = "failed", str(reason)
     except Exception as error:  # a cell must never take the grid down
-        log = store.root / "logs" / f"{task.spec.run_id}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc())
-        status, text = "failed", f"{type(error).__name__}: {error}".splitlines()[0] + f" ({log})"
+        log = f"logs/{task.spec.run_id}.log"
+        write_text(store.root / log, traceback.format_exc())
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        status, text = "failed", f"{what} (see {log})"
     if task.kind == "cell":
-        store.write_attempt(task.spec, status, text)
+        store.write_attempt(task.spec, status, text, log)
     return Ended(status, f"{task.name}: {status}: {text}", time.monotonic() - started)
 
 
@@ -140,8 +141,9 @@ def _do(task: Task, store: Store, report: Report) -> str:
         stage = baseline.dense_stage(spec, method, trainer, test, store, options.checkpoint)
         return f"{task.name}: {100 * stage.facts['accuracy']['test_top1']:.2f} % test top-1"
     record = run_one(spec, entry, context)
-    top1 = f"{100 * record.final.test_top1:.2f} % test top-1"
-    return f"{task.name}: {top1} at -{100 * record.flops_reduction:.1f} % FLOPs"
+    line = f"{task.name}: {100 * record.final.test_top1:.2f} % test top-1"
+    cut = f" with {100 * record.flops_reduction:.1f} % of the FLOPs removed"
+    return line + (cut if record.flops_reduction else "")
 
 
 _DATA_FIELDS = (
@@ -155,12 +157,12 @@ def wants_optimistic(options: Options) -> bool:
 
 
 def dense_tasks(cells: Iterable[Cell], options: Options) -> list[Task]:
-    """One task per dense network that several cells share and that is not there yet."""
-    store, found = Store(options.results), {}
-    for cell in cells:
-        if cell.spec.start.kind == "random" or cell.entry.params().get("start") == "sparse":
-            continue  # nothing shared to make
-        key = baseline.stage_key(cell.spec, False)
+    """One task per dense network that is not there yet."""
+    store = Store(options.results)
+    found: dict[str, Task] = {}
+    for cell in (c for c in cells if c.spec.start.kind != "random"):
+        method = build_method(cell.entry, cell.spec.method.params)
+        key = baseline.stage_key(cell.spec, method.own_dense)
         if store.stage("dense", key) is None:
             found.setdefault(key, _task("dense", cell, options))
     return list(found.values())
@@ -216,7 +218,7 @@ def run_grid(cells: list[Cell], options: Options, console: Console) -> int:
     waiting = [c for c in cells if not c.blocked and not is_done(c, options)]
     tasks = [_task("cell", c, options) for c in waiting]
     failed = 0
-    with _workers(options) as workers:
+    with Workers(options) as workers:
         for title, wave in (("dense networks", dense_tasks(waiting, options)), ("cells", tasks)):
             if wave:
                 count = min(workers.jobs, len(wave))
@@ -249,13 +251,13 @@ def worker_count(options: Options) -> int:
 # ---- workers -------------------------------------------------------------------------------------
 
 
-class _workers:
+class Workers:
     """In this process for one job, else a pool of fresh processes."""
 
     def __init__(self, options: Options) -> None:
         self.jobs = worker_count(options)
 
-    def __enter__(self) -> _workers:
+    def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -276,9 +278,7 @@ class _workers:
         with method.Manager() as manager:
             events = manager.Queue()
             stop = threading.Event()
-            listener = threading.Thread(
-                target=_listen, args=(events, progress, stop), daemon=True
-            )
+            listener = threading.Thread(target=_listen, args=(events, progress, stop), daemon=True)
             listener.start()
             try:
                 left = yield from self._wave(tasks, self.jobs, method, events, progress)
@@ -288,7 +288,6 @@ class _workers:
             finally:
                 stop.set()
                 listener.join(timeout=5)
-
 
     def _wave(
         self, tasks: list[Task], jobs: int, method: Any, events: Any, progress: GridProgress
@@ -400,5 +399,3 @@ def preflight(cells: list[Cell]) -> Network:
     """The traced network of the grid: refused here rather than in every cell."""
     spec = cells[0].spec
     return Network(baseline.new_model(spec), baseline.example(spec), spec.scope)
-
-

@@ -37,9 +37,7 @@ def _methods() -> Table:
         kind = str(entry.card["card"].get("kind", "method"))
         allocations = "/".join(entry.cls.allocations)
         summary = entry.card.get("variant", {}).get(entry.variant, {}).get("summary")
-        table.add_row(
-            label, kind, ",".join(entry.tracks), allocations, summary or docstring(entry)
-        )
+        table.add_row(label, kind, ",".join(entry.tracks), allocations, summary or docstring(entry))
     return table
 
 
@@ -81,9 +79,9 @@ def show_grid(cells: list[Cell], options: Options, jobs: int, console: Console) 
         spec = cell.spec
         done = is_done(cell, options)
         state = f"{cell.status}: {cell.blocked}" if cell.blocked else "done" if done else "to do"
-        shared = spec.start.kind
+        shared: str = spec.start.kind
         if spec.start.kind != "random":
-            shared = f"{spec.start.kind} {baseline.stage_key(spec, False)[:8]}"
+            shared = f"{spec.start.kind} {baseline.stage_key(spec)[:8]}"
         target = f"{100 * spec.flops_reduction:.1f} %" if spec.flops_reduction else "-"
         ls = " + ls" if spec.reconstruct == "ls" else ""
         free = " (preparation free)" if spec.preparation == "free" else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +65,7 @@ def appearances(board: pd.DataFrame) -> dict[str, dict[str, Look]]:
     for (table, label), part in board.groupby(["table", "method"], sort=True):
         colour, marker = basic[str(label)]
         lines = ["--", *LINES[1:]] if label in known_controls else LINES
-        entries = sorted(set(part["entry"]))
+        entries = sorted(set(part["entry"]), key=lambda entry: (len(entry), entry))
         for i, (entry, line) in enumerate(zip(entries, itertools.cycle(lines), strict=False)):
             looks[str(table)][entry] = Look(colour, marker, line, i == 0)
     return looks
@@ -90,8 +89,3 @@ def wrapped(text: str, width: int = 30) -> str:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return "\n".join(lines)
-
-
-def layer_order(name: object) -> list[tuple[int, str]]:
-    """Sorts module names as they are numbered: layer1.2 before layer1.10."""
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", str(name))]

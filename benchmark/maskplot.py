@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmark.frames import read_plan
-from benchmark.looks import layer_order
 from benchmark.record import RunRecord
 from benchmark.store import Store, decode
 
@@ -32,7 +31,7 @@ def masks(store: Store, record: RunRecord, title: str) -> Figure:
     """One panel per layer: classes down, channels across in their own order; the strip under each
     panel is dark where the channel was kept."""
     stored = record.method_facts["class_masks"]
-    layers = chosen(sorted(stored, key=layer_order))
+    layers = chosen([g for g in record.groups if g in stored])
     values = {layer: decode(stored[layer]) for layer in layers}  # (K, C) each
     keep = read_plan(store, record.spec)
     columns = min(3, len(layers))

@@ -79,7 +79,8 @@ class Network(nn.Module):
         self.convs = tuple(
             n for n in self._modules_in_order() if isinstance(self.module(n), nn.Conv2d)
         )
-        self.groups = tuple(g for g in self._all_groups() if scope == "all" or self._is_inner(g))
+        groups = sorted(self._all_groups(), key=lambda g: self.convs.index(g.layers[0]))
+        self.groups = tuple(g for g in groups if scope == "all" or self._is_inner(g))
         self.layers = tuple(n for n in self.convs if any(n in g.layers for g in self.groups))
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -98,7 +99,10 @@ class Network(nn.Module):
         return self.module(layer).bias  # type: ignore[return-value]
 
     def norm(self, layer: str) -> nn.BatchNorm2d:
-        module = self.module(str(self.site(layer, "norm").target))
+        node = self.site(layer, "norm")
+        while str(node.target).startswith("gate_"):
+            node = node.all_input_nodes[0]
+        module = self.module(str(node.target))
         if not isinstance(module, nn.BatchNorm2d):
             raise Unsupported(f"{layer} is followed by {type(module).__name__}, not BatchNorm2d")
         return module
@@ -109,7 +113,10 @@ class Network(nn.Module):
 
     def group_of(self, layer: str) -> ChannelGroup:
         """The group that the layer writes."""
-        return next(g for g in self.groups if layer in g.layers)
+        for group in self.groups:
+            if layer in group.layers:
+                return group
+        raise KeyError(f"{layer} writes no group within scope '{self.scope}'")
 
     def _is_inner(self, group: ChannelGroup) -> bool:
         """One writer, and no shortcut that writes the same channels: outside the stream."""
@@ -144,8 +151,10 @@ class Network(nn.Module):
         Raises:
             Unsupported: the layer has no such site of its own.
         """
-        calls = (n for n in self.traced.graph.nodes if n.op == "call_module" and n.target == layer)
-        node = next(calls)
+        calls = [n for n in self.traced.graph.nodes if n.op == "call_module" and n.target == layer]
+        if not calls:
+            raise KeyError(f"the network has no layer {layer}")
+        node = calls[0]
         if at == "in":
             return node
         found = node if at == "conv" else None
@@ -160,10 +169,11 @@ class Network(nn.Module):
                 continue
             if found is not None:
                 break
-            if (kind in ACTIVATIONS and at == "act") or (isinstance(module, NORMS) and at == "norm"):
+            is_norm = isinstance(module, NORMS)
+            if (kind in ACTIVATIONS and at == "act") or (is_norm and at == "norm"):
                 found = node
                 continue
-            passes = isinstance(module, (nn.Identity, nn.Dropout, *NORMS))
+            passes = is_norm or isinstance(module, nn.Identity | nn.Dropout)
             if not passes and not (through_add and kind == "add"):
                 break
         if found is None:
@@ -183,9 +193,11 @@ class Network(nn.Module):
     ) -> Iterator[None]:
         """Within the block the gates are part of the network; its code is the same before and
         after."""
-        added = [self._insert(layer, gate, at, through_add) for layer, gate in gates.items()]
-        self.traced.recompile()
+        added: list[fx.Node] = []
         try:
+            for layer, gate in gates.items():
+                added.append(self._insert(layer, gate, at, through_add))
+            self.traced.recompile()
             yield
         finally:
             for node in reversed(added):
@@ -221,23 +233,27 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def scale_readers(self, layer: str, factor: Tensor) -> None:
-        if len(self.group_of(layer).layers) > 1:
+        if not self._is_inner(self.group_of(layer)):
             raise Unsupported(f"{layer} shares its channels with other layers")
         own = self.map.writes[layer]
+        factor = factor.detach().cpu()
         per_unit = torch.ones(self.map.total, dtype=factor.dtype)
-        per_unit[own] = factor.detach().cpu()
+        per_unit[own] = factor
+        if not torch.equal(per_unit[own], factor):
+            raise Unsupported(f"{layer}: channels that go together need one factor")
         for name in self.group_of(layer).readers:
             units = self.map.reads[name]
             column = torch.where(units < 0, 1.0, per_unit[units.clamp(min=0)])
             weight = self.weight(name)
+            column = column[: weight.shape[1]]  # grouped: every group holds the same units
             shape = (1, -1, *[1] * (weight.dim() - 2))
-            weight *= column.to(weight).reshape(shape)
+            weight.mul_(column.to(weight).reshape(shape))
 
     @torch.no_grad()
     def scale_norm(self, layer: str, factor: Tensor) -> None:
         norm = self.norm(layer)
-        norm.weight *= factor
-        norm.bias *= factor
+        norm.weight.mul_(factor)
+        norm.bias.mul_(factor)
 
     def masks(self, plan: Plan) -> dict[str, Mask]:
         """Gates for `gated(..., "in")` that make this network the exact twin of `remove(plan)`."""
@@ -262,7 +278,9 @@ class Network(nn.Module):
 
     def macs(self, widths: Mapping[str, int] | None = None) -> int:
         """Multiply-accumulates of convolutions and linear layers, as fvcore counts them."""
-        width: dict[str | None, int] = {**self.map.widths, **(widths or {}), None: 1}
+        width: dict[str | None, int] = {None: 1}
+        width.update(self.map.widths)
+        width.update(widths or {})
         total = 0
         for term in self.terms:
             outputs = sum(n * width[g] for g, n in term.outputs)

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 
 from benchmark import maskplot, tables
 from benchmark.frames import LEAST_SEEDS
-from benchmark.looks import MARKERS, Look, appearances, layer_order, ordered_entries, wrapped
+from benchmark.looks import MARKERS, Look, appearances, ordered_entries, wrapped
 from benchmark.record import RunRecord
 from benchmark.store import Store
 
@@ -248,7 +248,8 @@ def kept_shares(runs: pd.DataFrame, records: dict[str, RunRecord]) -> pd.DataFra
         share = {g: 100 * w / record.dense_widths[g] for g, w in record.widths.items()}
         rows.append({"target": run.target, "control": run.control, "entry": run.entry} | share)
     frame = pd.DataFrame(rows).groupby(["target", "control", "entry"]).mean()
-    return frame[sorted(map(str, frame.columns), key=layer_order)]
+    ordered = dict.fromkeys(g for i in runs["run_id"] for g in records[str(i)].groups)
+    return frame[list(ordered)]
 
 
 def widths(runs: pd.DataFrame, records: dict[str, RunRecord]) -> Figure:

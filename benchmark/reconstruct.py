@@ -7,7 +7,7 @@ import torch
 from benchmark.network import Network
 from benchmark.trainer import Trainer
 from methods.api import Plan, Unsupported
-from methods.kit import IMAGES, POSITIONS, RIDGE, Probe, inputs, refit, relative_error, responses
+from methods.refit import IMAGES, POSITIONS, RIDGE, Probe, inputs, refit, relative_error, responses
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def reconstruct(
     readers = _readers(net, plan)
     if not readers:
         return
-    probe = Probe.draw(trainer, images, positions)
+    probe = Probe.draw(trainer, images, positions, phase="reconstruction")
     target, _ = responses(net, probe, tuple(readers))
     for group, keep in plan.keep.items():
         net.mask(group, keep)

@@ -64,12 +64,14 @@ class RunRecord(Frozen):
     run_id: str
     spec: RunSpec
     title: str
+    control: bool
     dense: Dense
     pruned: Cost
     flops_reduction: float  # achieved
     params_reduction: float
     floor_share: float  # of groups that are at their minimum width
     largest_reduction: float  # with every group at its minimum width
+    groups: list[str]  # within the scope, in execution order
     widths: dict[str, int]
     dense_widths: dict[str, int]
     plan: str  # digest

@@ -5,7 +5,6 @@ Same records, same bytes: no clock, no host, sorted rows, fixed decimals.
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
@@ -95,9 +94,9 @@ def main(
     try:
         written = build(results, png)
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
+        typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    print(f"{len(written)} files written under {results}")
+    typer.echo(f"{len(written)} files written under {results}")
 
 
 if __name__ == "__main__":

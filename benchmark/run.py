@@ -13,14 +13,15 @@ from benchmark import report
 from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.data import Data
 from benchmark.errors import BadInput
+from benchmark.frames import leaderboard
 from benchmark.launch import data_of, estimate, preflight, run_grid, worker_count
 from benchmark.listing import show_grid, show_list
+from benchmark.load import load_results
 from benchmark.progress import duration
 from benchmark.store import check_writable
 from benchmark.sweep import Cell, Options, expand, options_from
 
 LONG = 3600.0  # an estimate beyond this is printed before starting
-
 
 
 def main(
@@ -66,14 +67,16 @@ def main(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of a cell. Default 1.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Cells at once. Default cores // threads.")] = None,
-    compile: Annotated[bool | None, typer.Option(help="torch.compile the training steps.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Cells at once. Default cores // threads.")
+    ] = None,
+    compile_: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="torch.compile the training.")
+    ] = None,
     results: Annotated[Path | None, typer.Option(help="Results directory.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same fields.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Show the grid and its cost, run nothing.")] = False,
-    list_: Annotated[
-        str | None, typer.Option("--list", help="methods, archs or datasets.")
-    ] = None,
+    list_: Annotated[str | None, typer.Option("--list", help="methods, archs or datasets.")] = None,
 ) -> int:
     """Prune, recover and compare networks under one protocol.
 
@@ -83,6 +86,8 @@ def main(
     words = {k: v for k, v in locals().items() if v is not None}
     for name in ("config", "dry_run", "list_", "set_"):
         words.pop(name, None)
+    if compile_ is not None:
+        words["compile"] = words.pop("compile_")
     screen = console()
     if list_ is not None:
         show_list(list_, screen)
@@ -121,7 +126,9 @@ def show_outcome(
     cells: list[Cell], options: Options, screen: Console, failed: int, written: list[Path]
 ) -> None:
     """The leaderboard of this grid, where its files are, and what to try next."""
-    report.show(options.results, screen, {c.spec.run_id for c in cells})
+    runs, _ = load_results(options.results)
+    own = runs[runs["run_id"].isin({c.spec.run_id for c in cells})]
+    screen.print(report.terminal_table(leaderboard(own)))
     blocked = sum(bool(c.blocked) for c in cells)
     done = len(cells) - blocked - failed
     screen.print(

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -90,10 +91,10 @@ class Store:
         """Publish a finished run as one folder. A run that exists already is left alone."""
         folder = self.run_folder(record.spec)
         with self._publishing(folder) as draft:
-            (draft / RECORD).write_text(dump_json(record.model_dump(mode="json")))
-            kept = {g: list(k) for g, k in sorted(plan.keep.items())}
-            (draft / "plan.json").write_text(dump_json({"run_id": record.run_id, "keep": kept}))
-            (draft / "curve.csv").write_text(curve_csv(curve))
+            kept = {g: list(k) for g, k in plan.keep.items()}
+            write_text(draft / RECORD, dump_json(record.model_dump(mode="json")))
+            write_text(draft / "plan.json", dump_json({"run_id": record.run_id, "keep": kept}))
+            write_text(draft / "curve.csv", curve_csv(curve))
             with (draft / "predictions.npz").open("wb") as handle:
                 np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
         return folder
@@ -109,7 +110,7 @@ class Store:
     def measurements(self, spec: RunSpec, kind: str) -> list[dict[str, Any]]:
         """All measurements of a kind, sorted by name."""
         folder = self.run_folder(spec) / "measurements"
-        return [json.loads(p.read_text()) for p in sorted(folder.glob(f"{kind}-*.json"))]
+        return [json.loads(p.read_text("utf-8")) for p in sorted(folder.glob(f"{kind}-*.json"))]
 
     # ---- attempts ------------------------------------------------------------------------------
 
@@ -117,14 +118,19 @@ class Store:
         attempt = Attempt(spec.run_id, status, reason, log, spec.model_dump(mode="json"))
         folder = self.root / "attempts" / spec.folder
         folder.mkdir(parents=True, exist_ok=True)
-        number = len(list(folder.glob("*.json")))
-        write_text(folder / f"{number:03d}.json", dump_json(asdict(attempt)))
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder)) / "attempt"
+        write_text(draft, dump_json(asdict(attempt)))
+        for number in itertools.count():  # a link fails where another worker took the number
+            with contextlib.suppress(FileExistsError):
+                (folder / f"{number:03d}.json").hardlink_to(draft)
+                break
+        shutil.rmtree(draft.parent, ignore_errors=True)
 
     def last_attempts(self) -> list[Attempt]:
         """The last attempt of every cell that has no record, sorted by place."""
         found = []
         for folder in sorted({p.parent for p in (self.root / "attempts").glob("*/*/*/*/*.json")}):
-            attempt = Attempt(**json.loads(max(folder.glob("*.json")).read_text()))
+            attempt = Attempt(**json.loads(max(folder.glob("*.json")).read_text("utf-8")))
             spec = RunSpec.model_validate(attempt.spec)
             if not self.has(spec):
                 found.append(attempt)
@@ -138,13 +144,13 @@ class Store:
         if not (folder / "facts.json").is_file():
             return None
         tensors = load_file(folder / "tensors.safetensors")
-        return Stage(tensors, json.loads((folder / "facts.json").read_text()))
+        return Stage(tensors, json.loads((folder / "facts.json").read_text("utf-8")))
 
     def publish_stage(self, kind: str, key: str, stage: Stage) -> None:
         with self._publishing(self.stages / f"{kind}-{key}") as draft:
             whole = {k: v.detach().cpu().contiguous() for k, v in stage.tensors.items()}
             save_file(whole, draft / "tensors.safetensors")
-            (draft / "facts.json").write_text(dump_json(stage.facts))
+            write_text(draft / "facts.json", dump_json(stage.facts))
 
     @contextlib.contextmanager
     def only_one(self, kind: str, key: str) -> Iterator[None]:
@@ -161,7 +167,7 @@ class Store:
             yield draft
             draft.chmod(0o755)  # mkdtemp makes it private
             with contextlib.suppress(OSError):  # somebody else published the same content first
-                os.rename(draft, folder)
+                draft.rename(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -183,7 +189,7 @@ def read_record(path: Path) -> RunRecord:
         BadInput: not a record, or of a newer schema than this version reads.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
         version = content["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} is not a run record: {error}") from error
@@ -206,8 +212,8 @@ def write_text(path: Path, text: str) -> None:
     handle, draft = tempfile.mkstemp(prefix=".draft-", dir=path.parent)
     with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
-    os.chmod(draft, 0o644)
-    os.replace(draft, path)
+    Path(draft).chmod(0o644)
+    Path(draft).replace(path)
 
 
 def dump_json(value: Any) -> str:

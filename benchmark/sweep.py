@@ -145,13 +145,14 @@ def expand(options: Options, data: Data) -> list[Cell]:
     """
     entries = find_methods(options.methods)
     _check_settings(options, entries)
-    for target in options.flops_reduction:
-        if not 0 < target < 1:
-            raise BadInput(f"--flops-reduction {target}: give fractions between 0 and 1, as 0.5")
+    for asked in options.flops_reduction:
+        if not 0 < asked < 1:
+            raise BadInput(f"--flops-reduction {asked}: give fractions between 0 and 1, as 0.5")
     structure = archs.structure_hash(archs.build(options.arch, data.identity.num_classes))
     arch = ArchIdentity(name=options.arch, structure=structure)
     cells: dict[str, Cell] = {}
-    for target in options.flops_reduction or [None]:
+    targets: list[float | None] = [*options.flops_reduction] or [None]
+    for target in targets:
         for seed in options.seeds:
             for preparation in options.preparation:
                 for reconstruct in options.reconstruct:
@@ -172,9 +173,7 @@ class Axes:
     reconstruct: Literal["none", "ls"]
 
 
-def plan_cell(
-    options: Options, entry: Entry, arch: ArchIdentity, data: Data, axes: Axes
-) -> Cell:
+def plan_cell(options: Options, entry: Entry, arch: ArchIdentity, data: Data, axes: Axes) -> Cell:
     """One cell by the rules of its track."""
     if options.track == "paper":
         return _paper_cell(options, entry, arch, data, axes)
@@ -193,8 +192,10 @@ def plan_cell(
     params = _params(options, entry, budget, {})
     if options.track == "total" and entry.start == "random":
         params |= _recipe(entry, options.arch).get("params", {})
+    method = build_method(entry, params)
     allocation = _allocation(options, entry)
     prunes = allocation != "none"
+    can_refit = prunes and start.kind != "random" and not method.refits
     spec = RunSpec(
         track=options.track,
         method=_identity(entry, params),
@@ -206,10 +207,10 @@ def plan_cell(
         flops_reduction=(0.5 if axes.target is None else axes.target) if prunes else 0.0,
         min_width=options.min_width,
         budget_epochs=budget,
-        preparation=axes.preparation if entry.cls.shares else "charged",
+        preparation=axes.preparation if method.prepares else "charged",
         recovery=recovery,
         baseline=base if start.kind == "baseline" else None,
-        reconstruct=axes.reconstruct if prunes and start.kind != "random" else "none",
+        reconstruct=axes.reconstruct if can_refit else "none",
         precision=precision_of(options),
         threads=options.threads,
         seeds=_seeds(start, axes.seed),
@@ -217,9 +218,7 @@ def plan_cell(
     return Cell(spec, entry, *_blocked(options, entry, spec))
 
 
-def _paper_cell(
-    options: Options, entry: Entry, arch: ArchIdentity, data: Data, axes: Axes
-) -> Cell:
+def _paper_cell(options: Options, entry: Entry, arch: ArchIdentity, data: Data, axes: Axes) -> Cell:
     """The paper's own recipe from the method's card; overrides are the user's explicit word."""
     recipe = _recipe(entry, options.arch)
     phases = recipe.get("recovery", {"epochs": 1, "lr": 0.1})

@@ -224,16 +224,19 @@ LATEX = {
 
 
 def latex_page(frame: pd.DataFrame) -> str:
-    """A booktabs table per setting; needs \\usepackage{booktabs}."""
-    parts = ["% Written by python -m benchmark.report; edits are lost. Needs booktabs."]
+    """A booktabs table per setting; needs the packages booktabs and graphicx."""
+    parts = [
+        "% Written by python -m benchmark.report; edits are lost. Needs booktabs and graphicx."
+    ]
     for head, part in tables(frame):
         rows = [" & ".join(map(_tex_cell, row)) + r" \\" for row in _shown(part, PAGE)]
         columns = "l" + "r" * (len(PAGE) - 2) + "p{4cm}"
         parts += [
             r"\begin{table}", r"\centering\scriptsize", rf"\caption{{{_tex(head)}}}",
-            rf"\label{{tab:{part['table'].iloc[0]}}}", rf"\begin{{tabular}}{{{columns}}}",
+            rf"\label{{tab:{part['table'].iloc[0]}}}", r"\resizebox{\linewidth}{!}{%",
+            rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule", " & ".join(_tex(name) for name, _ in PAGE) + r" \\", r"\midrule",
-            *rows, r"\bottomrule", r"\end{tabular}", "",
+            *rows, r"\bottomrule", r"\end{tabular}}", "",
             r"\begin{minipage}{\linewidth}", *(_tex(note) + r"\par" for note in notes(part)),
             r"\end{minipage}", r"\end{table}", "",
         ]  # fmt: skip

@@ -171,7 +171,12 @@ class Trainer:
         return keyed_uniform(seed, epoch, index, columns, salt).to(self.device)
 
     def batches(
-        self, images: int | None = None, split: str = "train", *, augment: bool = False
+        self,
+        images: int | None = None,
+        split: str = "train",
+        *,
+        augment: bool = False,
+        phase: str = "scoring",
     ) -> Iterator[tuple[Tensor, Tensor]]:
         source = self._source(split)
         wanted = len(source) if images is None else min(images, len(source))
@@ -181,13 +186,13 @@ class Trainer:
         if split == "train" and gradient:
             kind = "charged" if self.charged else "free"
             if kind == "charged":
-                self.ledger.check(len(rows), "scoring")
+                self.ledger.check(len(rows), phase)
         elif split == "train":
-            rows = rows[: self.ledger.forward_left("scoring")]
+            rows = rows[: self.ledger.forward_left(phase)]
         started, used = time.perf_counter(), 0
-        seed = phase_seed(self.seed, "scoring")
+        seed = phase_seed(self.seed, phase)
         try:
-            for chunk in rows.split(SCORE_BATCH):
+            for chunk in rows.split(SCORE_BATCH) if len(rows) else ():
                 self._now = (seed, 0, source.index[chunk].to(self.device))
                 used += len(chunk)
                 yield source.batch(chunk, augment=(seed, 0) if augment else None)
@@ -195,7 +200,7 @@ class Trainer:
             self._now = None
             if split == "train":
                 seconds = time.perf_counter() - started
-                self.ledger.add("scoring", kind, used, self._macs, seconds, wanted)  # type: ignore[arg-type]
+                self.ledger.add(phase, kind, used, self._macs, seconds, wanted)  # type: ignore[arg-type]
 
     def fit(
         self,

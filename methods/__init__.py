@@ -1,4 +1,4 @@
-"""Finds methods by file name: `methods/x.py` holds one Method subclass, `methods/x.toml` its card."""
+"""Finds methods by file name: `methods/x.py` holds one Method, `methods/x.toml` is its card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 from methods.api import Method
 
 FOLDER = Path(__file__).parent
-SUPPORT = {"__init__", "api", "kit"}
+SUPPORT = {"__init__", "api", "kit", "refit"}
 
 
 class UnknownMethod(ValueError):
@@ -58,7 +58,8 @@ class Entry:
     @property
     def start(self) -> str:
         """`trained`, or `random` if the method trains from scratch."""
-        return str(self._variant().get("start", self.cls.start))
+        own = "trained" if self.cls.trained_start else "random"
+        return str(self._variant().get("start", own))
 
     @property
     def is_control(self) -> bool:
@@ -163,7 +164,8 @@ def _import_file(path: Path, digest: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up while the class body runs
     try:

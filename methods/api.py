@@ -76,6 +76,8 @@ class Network(Protocol):
     def eval(self) -> Any: ...
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
+    def module(self, layer: str) -> nn.Module: ...
+
     def weight(self, layer: str) -> nn.Parameter:
         """(C_out, C_in, k, k), or (K, C_in) of a linear reader."""
         ...
@@ -131,10 +133,16 @@ class Trainer(Protocol):
     epochs: float  # the whole budget of the run, in epochs of the training split
 
     def batches(
-        self, images: int | None = None, split: str = "train", *, augment: bool = False
+        self,
+        images: int | None = None,
+        split: str = "train",
+        *,
+        augment: bool = False,
+        phase: str = "scoring",
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(N, 3, H, W), (N,) from a class-balanced list fixed by data and seed. Images drawn with
-        gradients enabled are charged; forward-only ones are capped (DECISIONS B 12)."""
+        gradients enabled are charged; forward-only ones are capped per phase (DECISIONS 12): the
+        iterator then ends early."""
         ...
 
     def fit(
@@ -178,10 +186,16 @@ class Method:
     revision: ClassVar[int] = 1  # raise it when results change
     allocations: ClassVar[tuple[Allocation, ...]] = ("uniform", "global")  # the first is its own
     comparable: ClassVar[bool] = False  # scores of different layers share one scale
-    start: ClassVar[Literal["trained", "random"]] = "trained"
+    trained_start: ClassVar[bool] = True  # False: it trains a network from random initialisation
     shares: ClassVar[Mapping[str, float]] = {}  # epochs that, left at 0, take this share of budget
     stochastic: ClassVar[bool] = False  # scoring draws random numbers: a second seed is compared
     informed: ClassVar[bool] = True  # scores claim information: judged against their inverse
+    refits: ClassVar[bool] = False  # updates the kept weights itself: `--reconstruct` adds nothing
+
+    @property
+    def prepares(self) -> bool:
+        """Whether images are used for gradient steps before recovery: then it matters who pays."""
+        return bool(self.shares)
 
     def score(self, net: Any, trainer: Any) -> Scores:
         """Door 1: importance (C,) of every prunable layer."""
@@ -196,7 +210,11 @@ class Method:
         """Door 2: decide everything, widths included."""
         return self.select(net, self.score(net, trainer), budget)
 
-    def dense_penalty(self, net: Any, rates: list[float]) -> Callable[[], Tensor] | None:
-        """Penalty that its own dense network is trained with, given the learning rate of every
-        step; None: the shared baseline serves."""
-        return None
+    @property
+    def own_dense(self) -> bool:
+        """Whether it starts from a dense network of its own, trained with `dense_penalty`."""
+        return False
+
+    def dense_penalty(self, net: Any, rates: list[float]) -> Callable[[], Tensor]:
+        """Added to the loss of its own dense network; `rates`: the rate of every step."""
+        raise NotImplementedError

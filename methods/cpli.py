@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from methods.api import Allocation, Budget, ChannelGroup, Method, Plan, Unsupported
-from methods.kit import IMAGES, POSITIONS, RIDGE, Probe, inputs, refit, relative_error, responses
+from methods.refit import (
+    IMAGES,
+    POSITIONS,
+    RIDGE,
+    Probe,
+    inputs,
+    lasso_select,
+    refit,
+    relative_error,
+    responses,
+)
 
 
 @dataclass(frozen=True)
@@ -19,16 +29,20 @@ class CPLI(Method):
     """LASSO selection weighted by loss gradients, then a least-squares refit, shallow to deep."""
 
     allocations: ClassVar[tuple[Allocation, ...]] = ("uniform", "listed")
+    refits: ClassVar[bool] = True
     num_images: int = IMAGES
     positions: int = POSITIONS  # of each image, the same in both networks
     ridge: float = RIDGE  # of the mean diagonal
     mix: float = 0.9  # share of the squared gradient in the weight of an error
     suppress: float = 0.05  # importance of a feature that the next stage will remove
 
+    @property
+    def prepares(self) -> bool:
+        return True  # the pass that finds the loss gradients
+
     def prune(self, net: Any, budget: Budget, trainer: Any) -> Plan:
         widths = net.allocate(budget)
         groups = [g for g in net.groups if widths[g.name] < g.width]
-        groups.sort(key=lambda g: net.convs.index(g.layers[0]))
         readers = {g.name: _reader(net, g) for g in groups}
         net.eval()
         with torch.enable_grad():
@@ -101,49 +115,3 @@ def normal_equations(
         gram += columns @ columns.T
         cross += columns @ (y[rows] * omega).flatten()
     return gram.cpu().numpy(), cross.cpu().numpy()
-
-
-def lasso(
-    gram: np.ndarray, cross: np.ndarray, penalty: float, start: np.ndarray, sweeps: int = 1000
-) -> np.ndarray:
-    """Minimiser (C,) of 1/2 b'Gb - c'b + penalty ||b||_1 by coordinate descent."""
-    beta, slope = start.copy(), cross - gram @ start
-    diagonal = gram.diagonal()
-    alive = np.flatnonzero(diagonal > 0)  # a channel that is always zero gets 0: it goes first
-    beta[diagonal <= 0] = 0.0
-    size = np.sqrt(diagonal)
-    tolerance = 1e-8 * max(abs(cross[alive]) / size[alive], default=0.0)
-    for _ in range(sweeps):
-        largest = 0.0
-        for i in alive:
-            pull = slope[i] + diagonal[i] * beta[i]
-            change = np.sign(pull) * max(abs(pull) - penalty, 0.0) / diagonal[i] - beta[i]
-            if change:
-                beta[i] += change
-                slope -= gram[i] * change
-                largest = max(largest, abs(change) * size[i])
-        if largest <= tolerance:
-            break
-    return beta
-
-
-def lasso_select(gram: np.ndarray, cross: np.ndarray, keep: int) -> tuple[int, ...]:
-    """The `keep` channels of the LASSO path, sorted: lambda doubles until at most so many stay,
-    then 20 bisections. If the count jumps over `keep`, the largest |beta_i| ||A_i|| stay."""
-    high, low = 1e-6 * abs(cross).max(), 0.0
-    sparse = dense = lasso(gram, cross, high, np.zeros_like(cross))
-    while np.count_nonzero(sparse) > keep:
-        low, dense, high = high, sparse, 2 * high
-        sparse = lasso(gram, cross, high, sparse)
-    for _ in range(20):
-        if np.count_nonzero(sparse) == keep:
-            break
-        middle = (low + high) / 2
-        beta = lasso(gram, cross, middle, dense)
-        if np.count_nonzero(beta) > keep:
-            low, dense = middle, beta
-        else:
-            high, sparse = middle, beta
-    beta = sparse if np.count_nonzero(sparse) == keep else dense
-    strength = abs(beta) * np.sqrt(gram.diagonal())
-    return tuple(sorted(np.argsort(-strength, kind="stable")[:keep].tolist()))

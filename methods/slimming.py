@@ -42,10 +42,16 @@ class Slimming(Method):
                 trainer.note("label", "BN-scale (sparsity inactive)")
         return {n: net.norm(n).weight.detach().abs().clone() for n in net.layers}
 
-    def dense_penalty(self, net: Network, rates: list[float]) -> Callable[[], Tensor] | None:
+    @property
+    def prepares(self) -> bool:
+        return self.start == "plain"
+
+    @property
+    def own_dense(self) -> bool:
+        return self.start == "sparse"
+
+    def dense_penalty(self, net: Network, rates: list[float]) -> Callable[[], Tensor]:
         """The penalty of its own dense network, for the rates of that training."""
-        if self.start != "sparse":
-            return None
         strength = self._strength(net, rates)
         return lambda: strength * _l1(net)
 
@@ -61,9 +67,8 @@ class Slimming(Method):
         return min(self._matching(rates), reach / sum(rates))
 
 
-def _gammas(net: Network) -> list[nn.Parameter]:
-    found = [m.weight for m in net.norms().values() if isinstance(m, nn.BatchNorm2d)]
-    return found
+def _gammas(net: Network) -> list[Tensor]:
+    return [m.weight for m in net.norms().values() if isinstance(m, nn.BatchNorm2d)]
 
 
 def _l1(net: Network) -> Tensor:

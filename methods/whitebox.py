@@ -53,7 +53,7 @@ class WhiteBox(Method):
     """
 
     mask_epochs: float = 0.0  # 0: a quarter of the budget
-    mask_lr: float = 0.1
+    mask_lr: float = 0.01  # METHODS 1.8: masks alone on trained weights; official 0.1
     sparsity: float = 0.0  # weight of the sum over layers of ||v||_2
     train_weights: bool = False
     at: str = "act"

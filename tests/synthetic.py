@@ -98,6 +98,7 @@ def record(
         "run_id": run.run_id,
         "spec": run,
         "title": title or run.method.label,
+        "control": run.method.label in ("random", "width_scaling", "dense_continue"),
         "dense": Dense(
             weights=f"dense-{run.seeds.dense}-{dense}",
             accuracy=None if dense is None else point(dense),
@@ -108,6 +109,7 @@ def record(
         "params_reduction": run.flops_reduction,
         "floor_share": 0.0,
         "largest_reduction": 0.9,
+        "groups": names,
         "widths": {n: max(1, round(left * WIDTH)) for n in names},
         "dense_widths": dict.fromkeys(names, WIDTH),
         "plan": "p",
@@ -150,3 +152,18 @@ def write(store: Store, made: RunRecord, keep: dict[str, tuple[int, ...]] | None
     """Publish it as a run does; by default the first channels of every group are kept."""
     plan = keep or {g: tuple(range(w)) for g, w in made.widths.items()}
     return store.write(made, Plan(plan), [], {"test_final_class": np.zeros(1, dtype=np.uint8)})
+
+
+def three(method: str, finals: tuple[float, ...], **changes: Any) -> list[RunRecord]:
+    """Seeds 0, 1, 2, with dense networks of 92, 93 and 91 %."""
+    dense = (0.92, 0.93, 0.91)
+    return [record(spec(method, i), f, dense[i], **changes) for i, f in enumerate(finals)]
+
+
+def sample() -> list[RunRecord]:
+    """Several methods, controls, targets and seeds; the White-Box row has masks."""
+    found = three("l1norm", (0.90, 0.92, 0.91)) + three("hrank", (0.91, 0.93, 0.92))
+    found += three("random", (0.95, 0.95, 0.95))
+    found += [record(spec("hrank", 0, 0.7), 0.8)]
+    found += [record(from_scratch(i), 0.88, None) for i in range(3)]
+    return [*found, record(spec("whitebox", 0), 0.9, method_facts=class_masks(3, 16))]

@@ -15,7 +15,7 @@ from benchmark.spec import Recipe
 from benchmark.trainer import Trainer
 from methods.api import Budget, Plan, Unsupported
 from methods.cpli import CPLI
-from methods.kit import Probe, inputs, refit, relative_error, responses
+from methods.refit import Probe, inputs, refit, relative_error, responses
 
 Make = Callable[[], nn.Module]
 
@@ -82,6 +82,7 @@ def test_refit_is_closer_to_the_dense_network_than_removal(make: Make, scope: st
 def test_every_layer_fits_its_samples_best(make: Make, scope: str) -> None:
     net, run = network(make, scope), trainer()
     before, plan = net.copy(), random_plan(net)
+    net.train()  # whatever mode it comes in
     reconstruct(net, plan, run, images=64, positions=20)
     masks = net.masks(plan)
     with torch.no_grad():
@@ -130,6 +131,13 @@ def test_equals_the_refit_of_cpli_without_gradient_weights() -> None:
             a, b = (n.weight(group.readers[0]) for n in (net, other))
             kept = list(plan.keep[group.name])
             torch.testing.assert_close(a[:, kept], b[:, kept], atol=1e-5, rtol=1e-4)
+
+
+def test_cpli_weighs_its_errors_and_this_refit_does_not() -> None:
+    net, other, run = network(NETWORKS[0][0]), network(NETWORKS[0][0]), trainer()
+    reconstruct(other, CPLI(num_images=100).prune(net, Budget(0.4), run), run, images=100)
+    first = net.groups[0].readers[0]
+    assert run.notes["ls_error"][first] < 0.9 * run.notes["reconstruction_error"][first]
 
 
 def test_fewer_images_are_the_first_of_the_same_samples() -> None:

@@ -1,0 +1,42 @@
+# Every target installs what it needs into .venv; nothing else has to be set up.
+PYTHON ?= python3
+BIN := .venv/bin
+RESULTS ?= results-demo
+
+.PHONY: demo test test-all lint report bench clean
+
+.venv/.base: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.test: .venv/.base
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+.venv/.dev: .venv/.test
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,dev]'
+	@touch $@
+
+demo: .venv/.base  ## the main job on bundled images: no download, a few minutes
+	$(BIN)/python -m benchmark.run --config slurm/sweeps/demo.toml --results $(RESULTS)
+
+test: .venv/.test  ## the core suite
+	$(BIN)/python -m pytest -m "not slow and not slurm" -n 2 --dist worksteal
+
+test-all: .venv/.test  ## also what is slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+bench: .venv/.test  ## speed: pairs of ours beside the naive way
+	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' -p no:xdist
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+report: .venv/.base  ## tables and figures again from the records
+	$(BIN)/python -m benchmark.report --results $(RESULTS)
+
+clean:
+	rm -rf $(RESULTS) .mypy_cache .ruff_cache

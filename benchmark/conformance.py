@@ -1,0 +1,348 @@
+"""Does a method keep its promises (DECISIONS 35)? Checks for any method, on any network and data.
+
+A method is known by its entry, so a user's own file can be checked as ours are. Each check raises
+`Broken` with one line that says what is wrong, or `NotApplicable` with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from benchmark import select
+from benchmark.archs import structure_hash
+from benchmark.data import Images
+from benchmark.ledger import FORWARD_SHARE
+from benchmark.network import Network
+from benchmark.reach import reachable
+from benchmark.trainer import Trainer
+from methods import Entry, build
+from methods.api import Budget, ChannelGroup, Method, Plan, Scores, Unsupported
+
+TWIN = 1e-5  # masked against removed, relative to the largest logit
+TIED = 1e-4  # scores closer than this, relative to their range, may swap by rounding
+NEEDLES = 3  # lines of the first test image that are looked for
+
+
+class Broken(AssertionError):
+    """The method breaks a promise; the text says which."""
+
+
+class NotApplicable(Exception):
+    """The promise does not concern this method; the text says why."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the checks run on. Both factories take a seed and make something new at every call;
+    networks of two seeds are trained apart."""
+
+    network: Callable[[int], Network]
+    trainer: Callable[[int], Trainer]
+    test: Images
+    macs_cut: float = 0.5
+    min_keep: float = 0.1
+
+
+@dataclass
+class Outcome:
+    """A method after its work."""
+
+    method: Method
+    budget: Budget
+    plan: Plan
+    scores: Scores | None  # of a method that leaves `prune` alone
+    net: Network
+    trainer: Trainer
+    gradient_images: int  # that passed through the network with gradients enabled
+
+
+Check = Callable[[Entry, Bench], None]
+
+
+def method_of(entry: Entry, epochs: float) -> Method:
+    """The method with its defaults, shares of the budget resolved."""
+    params = entry.params()
+    for field, share in entry.cls.shares.items():
+        params[field] = params[field] or share * epochs
+    return build(entry, params)
+
+
+def prune(
+    entry: Entry,
+    bench: Bench,
+    *,
+    network_seed: int = 0,
+    seed: int = 0,
+    prepare: Callable[[Network], None] = lambda net: None,
+) -> Outcome:
+    """Let the method choose channels of a new network, by its own allocation."""
+    net, trainer = bench.network(network_seed), bench.trainer(seed)
+    prepare(net)
+    trainer.use(net)
+    method = method_of(entry, trainer.epochs)
+    budget = Budget(bench.macs_cut, bench.min_keep, method.allocations[0])
+    seen: list[int] = []
+
+    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if torch.is_grad_enabled():
+            seen.append(len(inputs[0]))
+
+    watch = net.register_forward_pre_hook(count)
+    try:
+        scores = method.score(net, trainer) if scores_first(entry) else None
+        plan = method.prune(net, budget, trainer) if scores is None else method.select(
+            net, scores, budget
+        )  # fmt: skip
+    except Unsupported as reason:
+        raise NotApplicable(str(reason)) from reason
+    finally:
+        watch.remove()
+    return Outcome(method, budget, plan, scores, net, trainer, sum(seen))
+
+
+def scores_first(entry: Entry) -> bool:
+    """Whether the plan follows from scores (door 1)."""
+    return entry.cls.prune is Method.prune
+
+
+# ---- the checks ----------------------------------------------------------------------------------
+
+
+def scores_are_sound(entry: Entry, bench: Bench) -> None:
+    """Finite scores (C,) for every prunable layer."""
+    done = prune(entry, bench)
+    if done.scores is None:
+        raise NotApplicable("it has no scores")
+    for layer in done.net.layers:
+        if layer not in done.scores:
+            raise Broken(f"no score for {layer}")
+        score, width = done.scores[layer], len(done.net.weight(layer))
+        if score.shape != (width,):
+            raise Broken(f"score of {layer} has shape {tuple(score.shape)}, not ({width},)")
+        if not bool(torch.isfinite(score).all()):
+            raise Broken(f"score of {layer} is not finite")
+
+
+def plan_is_valid(entry: Entry, bench: Bench) -> None:
+    """Known groups, sorted channels that exist, no group below its floor."""
+    done = prune(entry, bench)
+    width = {g.name: g.width for g in done.net.groups}
+    floor = done.net.limits(done.budget).floor
+    for group, kept in done.plan.keep.items():
+        if group not in width:
+            raise Broken(f"the plan names the unknown group {group}")
+        if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= width[group]:
+            raise Broken(f"kept channels of {group} are not sorted numbers below {width[group]}")
+        if len(kept) < floor[group]:
+            raise Broken(f"{group} keeps {len(kept)} channels, its floor is {floor[group]}")
+
+
+def target_is_reached(entry: Entry, bench: Bench) -> None:
+    """The reduction is off by one channel of the dearest group at most."""
+    done = prune(entry, bench)
+    if done.method.allocations == ("none",):
+        raise NotApplicable("it removes nothing")
+    net, dense = done.net, done.net.macs()
+    steps = [1 - net.macs({g.name: g.width - 1}) / dense for g in net.groups if g.width > 1]
+    reached = 1 - net.macs(done.plan.widths()) / dense
+    if abs(reached - bench.macs_cut) > max(select.TOLERANCE, *steps):
+        raise Broken(f"{100 * reached:.1f} % removed, asked for {100 * bench.macs_cut:.1f} %")
+
+
+def budget_is_respected(entry: Entry, bench: Bench) -> None:
+    """Every image used for a gradient is in the ledger, and the ledger holds."""
+    done = prune(entry, bench)
+    ledger = done.trainer.ledger
+    if done.gradient_images > ledger.spent:
+        raise Broken(
+            f"{done.gradient_images} images passed with gradients enabled, "
+            f"{ledger.spent} were charged"
+        )
+    if ledger.spent > ledger.allowed:
+        raise Broken(f"{ledger.spent} images spent, {ledger.allowed} allowed")
+    forward = sum(e.images for e in ledger.entries if e.kind == "forward")
+    if forward > FORWARD_SHARE * ledger.allowed:
+        raise Broken(f"{forward} images for forward passes, more than {FORWARD_SHARE:.0%}")
+
+
+@torch.no_grad()
+def masked_equals_removed(entry: Entry, bench: Bench) -> None:
+    """The network with masks computes what the smaller network computes."""
+    with torch.enable_grad():
+        done = prune(entry, bench)
+    x = _images(done.trainer)
+    small = done.net.remove(done.plan).eval()(x)
+    net = done.net.eval()
+    with net.gated(net.masks(done.plan), at="in"):
+        masked = net(x)
+    error = float((masked - small).abs().max() / small.abs().max().clamp(min=1e-12))
+    if not error <= TWIN:
+        raise Broken(f"masked and removed network differ by {error:.1e} of the largest logit")
+
+
+def only_the_plan_changes_shapes(entry: Entry, bench: Bench) -> None:
+    """Cost and structure of the dense network are what they were."""
+    before = bench.network(0)
+    done = prune(entry, bench)
+    if done.net.macs() != before.macs():
+        raise Broken("the cost of the dense network changed")
+    try:
+        found = structure_hash(done.net.dense())
+    except (RuntimeError, ValueError) as error:
+        raise Broken(f"the dense network was taken apart: {str(error).splitlines()[0]}") from error
+    if found != structure_hash(before.dense()):
+        raise Broken("the structure of the dense network changed")
+
+
+def same_seed_same_plan(entry: Entry, bench: Bench) -> None:
+    """Nothing but the seed is random, whatever the global generator did before."""
+    first = prune(entry, bench)
+    torch.rand(1)
+    if prune(entry, bench).plan != first.plan:
+        raise Broken("two runs with one seed give different plans")
+
+
+def negated_scores_change_the_plan(entry: Entry, bench: Bench) -> None:
+    """The plan follows from the scores."""
+    done = prune(entry, bench)
+    if done.scores is None:
+        raise NotApplicable("it has no scores")
+    negated = {layer: -score for layer, score in done.scores.items()}
+    if done.method.select(done.net, negated, done.budget) == done.plan:
+        raise Broken("negated scores give the same plan")
+
+
+def permuted_channels_permute_the_kept_set(entry: Entry, bench: Bench) -> None:
+    """A channel is judged by what it is, not by its number."""
+    if entry.cls.stochastic:
+        raise NotApplicable("its draws may belong to channel numbers")
+    if not entry.cls.informed:
+        raise NotApplicable("it does not claim to judge channels")
+    done = prune(entry, bench)
+    found = [g for g in done.net.groups if 0 < len(done.plan.keep.get(g.name, ())) < g.width]
+    if not found:
+        raise NotApplicable("it removes nothing")
+    group = found[0]
+    order = torch.randperm(group.width, generator=torch.Generator().manual_seed(1))
+    x = _images(done.trainer)
+    other = prune(entry, bench, prepare=lambda net: permute(net, group, order, x))
+    kept = {int(order[i]) for i in other.plan.keep[group.name]}
+    moved = kept ^ set(done.plan.keep[group.name])
+    if moved - _near_the_cut(done, group):
+        raise Broken(f"with the channels of {group.name} permuted, other ones are kept")
+
+
+def networks_give_different_scores(entry: Entry, bench: Bench) -> None:
+    """The choice depends on the trained weights."""
+    if not entry.cls.informed:
+        raise NotApplicable("it does not claim to judge channels")
+    a, b = (prune(entry, bench, network_seed=seed) for seed in (0, 1))
+    if a.scores is None or b.scores is None:
+        if a.plan == b.plan:
+            raise Broken("two trained networks give the same plan")
+    elif all(torch.equal(a.scores[n].cpu(), b.scores[n].cpu()) for n in a.net.layers):
+        raise Broken("two trained networks give the same scores")
+
+
+def the_test_split_is_out_of_reach(entry: Entry, bench: Bench) -> None:
+    """Nothing that a method is given leads to test pixels, so test labels cannot matter."""
+    done = prune(entry, bench)
+    given = {"trainer": done.trainer, "network": done.net}
+    lines = bench.test.pixels[0].flatten(0, 1)
+    needles = [line.numpy().tobytes() for line in lines if len(line.unique()) > 3][:NEEDLES]
+    if len(needles) < NEEDLES:
+        raise NotApplicable("the first test image is nearly uniform: it cannot be recognised")
+    for name, root in given.items():
+        for tensor in reachable(root):
+            content = tensor.detach().cpu().contiguous()
+            is_bytes = content.dtype == torch.uint8
+            storage = bytes(content.untyped_storage()) if is_bytes else b""
+            if storage and all(needle in storage for needle in needles):
+                raise Broken(f"test pixels can be reached through the {name}")
+
+
+CHECKS: tuple[Check, ...] = (
+    scores_are_sound,
+    plan_is_valid,
+    target_is_reached,
+    budget_is_respected,
+    masked_equals_removed,
+    only_the_plan_changes_shapes,
+    same_seed_same_plan,
+    negated_scores_change_the_plan,
+    permuted_channels_permute_the_kept_set,
+    networks_give_different_scores,
+    the_test_split_is_out_of_reach,
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one check found."""
+
+    check: str
+    status: Literal["kept", "n/a", "broken"]
+    reason: str = ""
+
+
+def check(entry: Entry, bench: Bench) -> list[Result]:
+    """All checks, in order; none stops the others."""
+    found = []
+    for promise in CHECKS:
+        name = promise.__name__
+        try:
+            promise(entry, bench)
+            found.append(Result(name, "kept"))
+        except NotApplicable as error:
+            found.append(Result(name, "n/a", str(error)))
+        except Broken as error:
+            found.append(Result(name, "broken", str(error)))
+        except Exception as error:
+            found.append(Result(name, "broken", f"{type(error).__name__}: {error}"))
+    return found
+
+
+# ---- helpers -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def permute(net: Network, group: ChannelGroup, order: Tensor, x: Tensor) -> None:
+    """Channel j of the group becomes what channel order[j] was.
+
+    Raises:
+        NotApplicable: the network then answers x (N, 3, H, W) in another way.
+    """
+    before = net(x)
+    for layer in group.layers:
+        norm = net.norm(layer)
+        tensors = [net.weight(layer), net.bias(layer), norm.weight, norm.bias]
+        for tensor in [*tensors, norm.running_mean, norm.running_var]:
+            if tensor is not None:
+                tensor.copy_(tensor[order].clone())
+    first = net.map.first[group.name]
+    for reader in group.readers:
+        units, weight = net.map.reads[reader], net.weight(reader)
+        old = weight.clone()
+        for unit, source in enumerate(order.tolist()):
+            weight[:, units == first + unit] = old[:, units == first + source]
+    if not torch.allclose(net(x), before, atol=1e-4, rtol=1e-4):
+        raise NotApplicable(f"the channels of {group.name} cannot be exchanged by weights alone")
+
+
+def _near_the_cut(done: Outcome, group: ChannelGroup) -> set[int]:
+    """Channels that rounding may move across the cut: none where there are no scores."""
+    if done.scores is None:
+        return set()
+    score = done.net.group_scores(done.scores, done.method.comparable)[group.name]
+    cut = score[list(done.plan.keep[group.name])].min()
+    near = (score - cut).abs() <= TIED * (score.max() - score.min())
+    return set(near.nonzero()[:, 0].tolist())
+
+
+def _images(trainer: Trainer) -> Tensor:
+    return trainer.train.batch(torch.arange(min(16, len(trainer.train))))[0]

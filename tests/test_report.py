@@ -1,0 +1,288 @@
+"""The report's numbers, checked by hand on invented records, and its bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic as made
+from rich.console import Console
+
+from benchmark import columns, frames, report, tables
+from benchmark.errors import BadInput
+from benchmark.record import RunRecord, SelectionCheck
+from benchmark.spec import Seeds, Start
+from benchmark.store import Store
+
+UGLY = r"A|B & 50 % of_x $y #1 {z} ~^\ <b>"
+
+
+def line(board: pd.DataFrame, method: str, target: float = 50) -> pd.Series:
+    found = board[(board["method"] == method) & (board["target"] == target)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def board_of(*records: RunRecord) -> pd.DataFrame:
+    return frames.leaderboard(frames.runs_frame(records))
+
+
+@pytest.fixture(scope="module")
+def records() -> list[RunRecord]:
+    return made.sample()
+
+
+@pytest.fixture(scope="module")
+def results(records: list[RunRecord], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("results")
+    store = Store(root)
+    for record in records:
+        made.write(store, record)
+    store.write_attempt(made.spec("slimming", 1), "failed", "loss | is\nNaN")
+    store.write_attempt(made.spec("hrank", 1, 0.7), "failed", "killed")
+    store.write_attempt(made.spec("cpli"), "n/a", "needs batch norm")
+    report.build(root)
+    return root
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def test_mean_sd_interval_and_delta_by_hand(records: list[RunRecord]) -> None:
+    row = line(board_of(*records), "l1norm")
+    assert (row["n"], row["seeds"]) == (3, "0 1 2")
+    assert row["final_mean"] == pytest.approx(91.0)
+    assert row["final_sd"] == pytest.approx(1.0)
+    half = 4.302653 / math.sqrt(3)  # t table, 2 degrees of freedom
+    assert row["final_low"] == pytest.approx(91 - half, abs=1e-5)
+    assert row["final_high"] == pytest.approx(91 + half, abs=1e-5)
+    assert row["delta_mean"] == pytest.approx((-2 - 1 + 0) / 3)
+    assert row["delta_sd"] == pytest.approx(1.0)
+    assert (row["dense_mean"], row["dense_n"]) == (pytest.approx(92.0), 3)
+    assert row["dense_sd"] == pytest.approx(1.0)
+    assert row["val_final_mean"] == pytest.approx(90.0)
+    assert row["best_val_mean"] == pytest.approx(90.9)
+    assert row["charged_epochs"] == 20
+    assert row["training_gmacs"] == pytest.approx(3 * 20_000 * 500_000 / 1e9)
+    assert row["speedup_128"] == 1.5
+
+
+def test_one_seed_has_no_spread(records: list[RunRecord]) -> None:
+    row = line(board_of(*records), "hrank", 70)
+    assert row["final_mean"] == pytest.approx(80)
+    assert np.isnan([row["final_sd"], row["final_low"], row["final_high"], row["rank"]]).all()
+
+
+def test_random_start_is_set_against_the_baseline_of_its_seed(records: list[RunRecord]) -> None:
+    board = board_of(*records)
+    row = line(board, "width_scaling")
+    runs = frames.runs_frame(records)
+    deltas = runs.loc[runs["method"] == "width_scaling"].sort_values("seed")["delta"]
+    assert deltas.tolist() == pytest.approx([88 - 92, 88 - 93, 88 - 91])
+    assert row["delta_mean"] == pytest.approx(-4)
+    assert row["table"] == line(board, "l1norm")["table"]
+    assert np.isnan(line(board_of(*records[-4:-1]), "width_scaling")["delta_mean"])
+    other = made.spec("l1norm", budget_epochs=10)  # another total: not its baseline
+    apart = board_of(made.record(other), made.record(made.from_scratch(), 0.88, None))
+    assert np.isnan(line(apart, "width_scaling")["delta_mean"])
+
+
+def test_ranks_need_seeds_and_leave_out_controls(records: list[RunRecord]) -> None:
+    board = board_of(*records)
+    ranks = dict(zip(board["entry"] + board["target"].astype(str), board["rank"], strict=True))
+    assert {k: v for k, v in ranks.items() if not math.isnan(v)} == {
+        "hrank50.0": 1,
+        "l1norm50.0": 2,
+    }
+    assert "control" in line(board, "random")["marks"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "mark"),
+    [
+        ({"floor_share": 0.6}, "floor-bound"),
+        ({"at_chance": True}, "at chance (3 of 3 seeds)"),
+        (
+            {
+                "selection": SelectionCheck(
+                    score=0.3, inverse=0.4, random=[0.3], percentile=0.5, informative=False
+                )
+            },
+            "selection uninformative",
+        ),
+    ],
+)
+def test_marks(records: list[RunRecord], changes: dict[str, object], mark: str) -> None:
+    marked = made.three("slimming", (0.99, 0.99, 0.99), **changes)
+    board = board_of(*records, *marked)
+    assert line(board, "slimming")["marks"] == mark
+    assert mark.split(" (")[0].capitalize() in "".join(tables.notes(board))
+    floor = mark == "floor-bound"
+    assert math.isnan(line(board, "slimming")["rank"]) == floor
+    assert line(board, "hrank")["rank"] == (1 if floor else 2)
+
+
+def test_saturated_board_has_no_ranks() -> None:
+    runs = [
+        made.record(made.spec(m, i), 0.99, 0.985) for m in ("l1norm", "hrank") for i in range(3)
+    ]
+    board = board_of(*runs)
+    assert board["rank"].isna().all()
+    assert "saturated" in tables.markdown_table(board)
+
+
+def test_axes_tell_rows_of_one_method_apart() -> None:
+    specs = [
+        made.spec(),
+        made.spec(allocation="global"),
+        made.spec(reconstruct="ls"),
+        made.spec("hrank", params={"k": 1}),
+        made.spec("hrank", params={"k": 2}, preparation="free"),
+    ]
+    board = board_of(*(made.record(s) for s in specs))
+    assert sorted(board["entry"]) == [
+        "hrank, k=1",
+        "hrank, k=2, preparation free",
+        "l1norm + LS, uniform",
+        "l1norm, global",
+        "l1norm, uniform",
+    ]
+
+
+def test_settings_never_share_a_table_or_a_rank() -> None:
+    specs = [made.spec(m, i, **c) for m in ("l1norm", "hrank") for i in range(3)
+             for c in ({}, {"precision": "bf16"}, {"scope": "all"}, {"track": "total"},
+                       {"protocol": 2}, {"budget_epochs": 10})]  # fmt: skip
+    board = board_of(*(made.record(s) for s in specs))
+    assert board["table"].nunique() == board["board"].nunique() == 6
+    assert board.groupby("board")["rank"].max().eq(1).all()  # ties
+
+
+def test_one_checkpoint_says_so_and_compares_kept_sets(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for seed, kept in enumerate([(0, 1, 2, 3), (2, 3, 4, 5)]):
+        run = made.spec(start=Start(kind="checkpoint", checkpoint="abc"), baseline=None,
+                        seeds=Seeds(dense=None, run=seed))  # fmt: skip
+        made.write(store, made.record(run, groups=1), {"layer1.0.conv1": kept})
+    board = frames.leaderboard(frames.load(tmp_path))
+    assert (board["n"].item(), board["dense_n"].item()) == (2, 1)
+    assert board["kept_overlap"].item() == 50
+    assert "Conditional on one dense network" in tables.markdown_table(board)
+
+
+def test_optimistic_figure_is_joined(tmp_path: Path) -> None:
+    store, record = Store(tmp_path), made.record(made.spec())
+    made.write(store, record)
+    store.write_measurement(record.spec, "optimistic", "x", {"best_test_top1": 0.95})
+    assert frames.load(tmp_path)["test_best_test"].item() == pytest.approx(95)
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def test_failed_cells_stay_visible(results: Path) -> None:
+    board = pd.read_csv(results / "leaderboard.csv", keep_default_na=False, dtype=str)
+    slimming = board[board["method"] == "slimming"].iloc[0]
+    assert (slimming["status"], slimming["n"], slimming["final_mean"]) == ("failed", "0", "")
+    assert slimming["reason"] == "seed 1 failed: loss | is NaN"
+    assert slimming["title"] == "Network Slimming"
+    assert board[board["method"] == "cpli"].iloc[0]["status"] == "n/a"
+    partly = board[(board["method"] == "hrank") & (board["target"] == "70.00")].iloc[0]
+    assert (partly["status"], partly["n"], partly["missing"]) == ("done", "1", "1")
+    assert "incomplete" in partly["marks"]
+    page = (results / "leaderboard" / "images-net20.md").read_text()
+    assert r"seed 1 failed: loss \| is NaN" in page
+    assert "seed 0 n/a: needs batch norm" in (results / "leaderboard/images-net20.tex").read_text()
+
+
+def derived(root: Path) -> dict[str, bytes]:
+    """Bytes of all derived files."""
+    tops = ("leaderboard.csv", "leaderboard/*", "figures/*")
+    return {str(p.relative_to(root)): p.read_bytes() for t in tops for p in root.glob(t)}
+
+
+def test_second_run_gives_the_same_bytes(results: Path) -> None:
+    before = derived(results)
+    assert {p.suffix for p in map(Path, before)} == {".csv", ".md", ".tex", ".svg", ".txt"}
+    report.build(results)
+    assert derived(results) == before
+    assert all(b"\r" not in content for content in before.values())
+
+
+def test_order_of_records_does_not_matter(records: list[RunRecord]) -> None:
+    shuffled = random.Random(1).sample(records, len(records))
+    texts = [
+        tables.csv_text(frames.runs_frame(r), columns.RUNS)
+        + tables.csv_text(board_of(*r), columns.LEADERBOARD)
+        + tables.markdown_page(board_of(*r), "x", {})
+        for r in (records, shuffled)
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_dictionary_holds_every_column(results: Path) -> None:
+    text = (results / "leaderboard" / "DICTIONARY.md").read_text()
+    board, runs = text.split("## ")[1:]
+    for path, part in (("leaderboard.csv", board), ("leaderboard/runs.csv", runs)):
+        heads = (results / path).read_text().splitlines()[0].split(",")
+        described = [row.split("`")[1] for row in part.splitlines() if row.startswith("| `")]
+        assert described == heads
+    assert all(c.meaning for c in columns.RUNS + columns.LEADERBOARD)
+
+
+def test_fixed_decimals(results: Path) -> None:
+    runs = pd.read_csv(results / "leaderboard" / "runs.csv", dtype=str, keep_default_na=False)
+    assert runs["test_final"].str.fullmatch(r"(\d+\.\d\d)?").all()
+    assert tables.number(-0.001, 2) == "0.00"
+    assert tables.number(math.nan, 2) == ""
+
+
+def test_stale_files_go_and_others_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = made.write(store, made.record(made.spec(arch="old")))
+    made.write(store, made.record(made.spec()))
+    report.build(tmp_path, png=True)
+    foreign = tmp_path / "leaderboard" / "published.csv"
+    foreign.write_text("kept")
+    for file in folder.iterdir():
+        file.unlink()
+    assert list(tmp_path.glob("*/images-old*.png"))
+    written = report.build(tmp_path)
+    assert not list(tmp_path.glob("*/images-old*"))
+    assert foreign.exists()
+    assert all(path.is_file() for path in written)
+
+
+def test_nothing_to_report_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from typer import Exit
+
+    with pytest.raises(BadInput, match="no results under"):
+        report.build(tmp_path / "absent")
+    with pytest.raises(Exit) as stopped:
+        report.main(tmp_path)
+    assert stopped.value.exit_code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_special_characters_are_escaped() -> None:
+    board = board_of(made.record(made.spec(), title=UGLY))
+    row = next(x for x in tables.markdown_table(board).splitlines() if x.startswith("| A"))
+    assert row.startswith(r"| A\|B & 50 % of\_x $y #1 {z} ~^\\ \<b\> ")
+    assert (
+        r"A\textbar{}B \& 50 \% of\_x \$y \#1 \{z\} \textasciitilde{}\textasciicircum{}"
+        r"\textbackslash{} \textless{}b\textgreater{} &"
+    ) in tables.latex_page(board)
+    assert "$-$2.00" in tables.latex_page(board)
+
+
+def test_terminal_table_fits(records: list[RunRecord]) -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(report.terminal_table(board_of(*records)))
+    text = console.export_text()
+    assert all(part in text for part in ("91.00 ± 1.00 (3)", "control", "-1.00"))
+    assert text.index("hrank") < text.index("l1norm")  # by final accuracy
