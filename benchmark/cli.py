@@ -17,9 +17,14 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def run_app(command: Callable[..., Any]) -> None:
     """Run a typer command function as the program and exit with its code."""
+    sys.exit(invoke(command, sys.argv[1:]))
+
+
+def invoke(command: Callable[..., Any], words: list[str]) -> int:
+    """Exit code of the command with these words of the command line."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
-    sys.exit(outcome(lambda: app(standalone_mode=False)))
+    return outcome(lambda: app(words, standalone_mode=False))
 
 
 def outcome(call: Callable[[], Any]) -> int:

@@ -8,106 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
 from benchmark import select
 from benchmark.archs import structure_hash
-from benchmark.data import Images
 from benchmark.ledger import FORWARD_SHARE
-from benchmark.network import Network
-from benchmark.reach import reachable
-from benchmark.trainer import Trainer
-from methods import Entry, build
-from methods.api import Budget, ChannelGroup, Method, Plan, Scores, Unsupported
+from benchmark.reach import holds
+from benchmark.trial import Bench, NotApplicable, Outcome, permute, prune, some_images
+from methods import Entry
+from methods.api import ChannelGroup
 
 TWIN = 1e-5  # masked against removed, relative to the largest logit
 TIED = 1e-4  # scores closer than this, relative to their range, may swap by rounding
-NEEDLES = 3  # lines of the first test image that are looked for
 
 
 class Broken(AssertionError):
     """The method breaks a promise; the text says which."""
 
 
-class NotApplicable(Exception):
-    """The promise does not concern this method; the text says why."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What the checks run on. Both factories take a seed and make something new at every call;
-    networks of two seeds are trained apart."""
-
-    network: Callable[[int], Network]
-    trainer: Callable[[int], Trainer]
-    test: Images
-    macs_cut: float = 0.5
-    min_keep: float = 0.1
-
-
-@dataclass
-class Outcome:
-    """A method after its work."""
-
-    method: Method
-    budget: Budget
-    plan: Plan
-    scores: Scores | None  # of a method that leaves `prune` alone
-    net: Network
-    trainer: Trainer
-    gradient_images: int  # that passed through the network with gradients enabled
-
-
 Check = Callable[[Entry, Bench], None]
-
-
-def method_of(entry: Entry, epochs: float) -> Method:
-    """The method with its defaults, shares of the budget resolved."""
-    params = entry.params()
-    for field, share in entry.cls.shares.items():
-        params[field] = params[field] or share * epochs
-    return build(entry, params)
-
-
-def prune(
-    entry: Entry,
-    bench: Bench,
-    *,
-    network_seed: int = 0,
-    seed: int = 0,
-    prepare: Callable[[Network], None] = lambda net: None,
-) -> Outcome:
-    """Let the method choose channels of a new network, by its own allocation."""
-    net, trainer = bench.network(network_seed), bench.trainer(seed)
-    prepare(net)
-    trainer.use(net)
-    method = method_of(entry, trainer.epochs)
-    budget = Budget(bench.macs_cut, bench.min_keep, method.allocations[0])
-    seen: list[int] = []
-
-    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if torch.is_grad_enabled():
-            seen.append(len(inputs[0]))
-
-    watch = net.register_forward_pre_hook(count)
-    try:
-        scores = method.score(net, trainer) if scores_first(entry) else None
-        plan = method.prune(net, budget, trainer) if scores is None else method.select(
-            net, scores, budget
-        )  # fmt: skip
-    except Unsupported as reason:
-        raise NotApplicable(str(reason)) from reason
-    finally:
-        watch.remove()
-    return Outcome(method, budget, plan, scores, net, trainer, sum(seen))
-
-
-def scores_first(entry: Entry) -> bool:
-    """Whether the plan follows from scores (door 1)."""
-    return entry.cls.prune is Method.prune
 
 
 # ---- the checks ----------------------------------------------------------------------------------
@@ -165,9 +86,10 @@ def budget_is_respected(entry: Entry, bench: Bench) -> None:
         )
     if ledger.spent > ledger.allowed:
         raise Broken(f"{ledger.spent} images spent, {ledger.allowed} allowed")
-    forward = sum(e.images for e in ledger.entries if e.kind == "forward")
-    if forward > FORWARD_SHARE * ledger.allowed:
-        raise Broken(f"{forward} images for forward passes, more than {FORWARD_SHARE:.0%}")
+    for phase in {e.phase for e in ledger.entries if e.kind == "forward"}:
+        used = sum(e.images for e in ledger.entries if (e.kind, e.phase) == ("forward", phase))
+        if used > FORWARD_SHARE * ledger.allowed:
+            raise Broken(f"{used} images for {phase}, more than {FORWARD_SHARE:.0%} of the budget")
 
 
 @torch.no_grad()
@@ -175,7 +97,7 @@ def masked_equals_removed(entry: Entry, bench: Bench) -> None:
     """The network with masks computes what the smaller network computes."""
     with torch.enable_grad():
         done = prune(entry, bench)
-    x = _images(done.trainer)
+    x = some_images(done.trainer)
     small = done.net.remove(done.plan).eval()(x)
     net = done.net.eval()
     with net.gated(net.masks(done.plan), at="in"):
@@ -229,7 +151,7 @@ def permuted_channels_permute_the_kept_set(entry: Entry, bench: Bench) -> None:
         raise NotApplicable("it removes nothing")
     group = found[0]
     order = torch.randperm(group.width, generator=torch.Generator().manual_seed(1))
-    x = _images(done.trainer)
+    x = some_images(done.trainer)
     other = prune(entry, bench, prepare=lambda net: permute(net, group, order, x))
     kept = {int(order[i]) for i in other.plan.keep[group.name]}
     moved = kept ^ set(done.plan.keep[group.name])
@@ -252,18 +174,9 @@ def networks_give_different_scores(entry: Entry, bench: Bench) -> None:
 def the_test_split_is_out_of_reach(entry: Entry, bench: Bench) -> None:
     """Nothing that a method is given leads to test pixels, so test labels cannot matter."""
     done = prune(entry, bench)
-    given = {"trainer": done.trainer, "network": done.net}
-    lines = bench.test.pixels[0].flatten(0, 1)
-    needles = [line.numpy().tobytes() for line in lines if len(line.unique()) > 3][:NEEDLES]
-    if len(needles) < NEEDLES:
-        raise NotApplicable("the first test image is nearly uniform: it cannot be recognised")
-    for name, root in given.items():
-        for tensor in reachable(root):
-            content = tensor.detach().cpu().contiguous()
-            is_bytes = content.dtype == torch.uint8
-            storage = bytes(content.untyped_storage()) if is_bytes else b""
-            if storage and all(needle in storage for needle in needles):
-                raise Broken(f"test pixels can be reached through the {name}")
+    for name, root in {"trainer": done.trainer, "network": done.net}.items():
+        if holds(root, bench.test):
+            raise Broken(f"test pixels can be reached through the {name}")
 
 
 CHECKS: tuple[Check, ...] = (
@@ -307,33 +220,6 @@ def check(entry: Entry, bench: Bench) -> list[Result]:
     return found
 
 
-# ---- helpers -------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def permute(net: Network, group: ChannelGroup, order: Tensor, x: Tensor) -> None:
-    """Channel j of the group becomes what channel order[j] was.
-
-    Raises:
-        NotApplicable: the network then answers x (N, 3, H, W) in another way.
-    """
-    before = net(x)
-    for layer in group.layers:
-        norm = net.norm(layer)
-        tensors = [net.weight(layer), net.bias(layer), norm.weight, norm.bias]
-        for tensor in [*tensors, norm.running_mean, norm.running_var]:
-            if tensor is not None:
-                tensor.copy_(tensor[order].clone())
-    first = net.map.first[group.name]
-    for reader in group.readers:
-        units, weight = net.map.reads[reader], net.weight(reader)
-        old = weight.clone()
-        for unit, source in enumerate(order.tolist()):
-            weight[:, units == first + unit] = old[:, units == first + source]
-    if not torch.allclose(net(x), before, atol=1e-4, rtol=1e-4):
-        raise NotApplicable(f"the channels of {group.name} cannot be exchanged by weights alone")
-
-
 def _near_the_cut(done: Outcome, group: ChannelGroup) -> set[int]:
     """Channels that rounding may move across the cut: none where there are no scores."""
     if done.scores is None:
@@ -342,7 +228,3 @@ def _near_the_cut(done: Outcome, group: ChannelGroup) -> set[int]:
     cut = score[list(done.plan.keep[group.name])].min()
     near = (score - cut).abs() <= TIED * (score.max() - score.min())
     return set(near.nonzero()[:, 0].tolist())
-
-
-def _images(trainer: Trainer) -> Tensor:
-    return trainer.train.batch(torch.arange(min(16, len(trainer.train))))[0]

@@ -12,6 +12,7 @@ from benchmark import archs, baseline, measure
 from benchmark.cli import DONE, console, run_app
 from benchmark.data import BatchSource
 from benchmark.launch import data_of
+from benchmark.progress import counting
 from benchmark.store import check_writable
 from benchmark.sweep import options_from
 from benchmark.trainer import evaluate
@@ -38,7 +39,9 @@ def main(
     tensors = archs.read_checkpoint(checkpoint)
     torch.set_num_threads(threads)
     archs.build(arch, 10)  # an unknown name is answered before images are read
-    data = data_of(options)
+    screen = console()
+    with counting(screen, "reading images") as on_progress:
+        data = data_of(options, on_progress)
     model = archs.build(arch, data.identity.num_classes)
     archs.load_weights(model, tensors, str(checkpoint))
     target = options.torch_device()
@@ -48,7 +51,6 @@ def main(
     model = model.to(target).eval()
     found = evaluate(model, BatchSource(data.test, data.identity, target))
     speed = measure.latency(model, model, example.to(target))
-    screen = console()
     images = len(data.test)
     screen.print(f"{checkpoint.name} as {arch} on {data.identity.name}, {images} test images")
     screen.print(f"top-1        {100 * found.top1:.2f} %   loss {found.loss:.4f}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 
 
@@ -24,6 +27,27 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+@contextlib.contextmanager
+def counting(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
+    """A callback (done, total) that draws a bar with n/N and ETA on a terminal, and writes a plain
+    line at every quarter into a log. Nothing is shown for work that never calls it."""
+    quarters = 0
+
+    def say(done: int, total: int) -> None:
+        nonlocal quarters
+        if 4 * done // max(1, total) > quarters:
+            quarters = 4 * done // max(1, total)
+            console.print(f"{title}: {done}/{total}", highlight=False)
+
+    if not console.is_terminal:
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        task = bars.add_task(title, total=None, visible=False)
+        yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
 
 
 @dataclass

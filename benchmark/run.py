@@ -14,10 +14,10 @@ from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.frames import leaderboard
-from benchmark.launch import data_of, estimate, preflight, run_grid, worker_count
+from benchmark.launch import data_of, estimate, is_done, preflight, run_grid, worker_count
 from benchmark.listing import show_grid, show_list
 from benchmark.load import load_results
-from benchmark.progress import duration
+from benchmark.progress import counting, duration
 from benchmark.store import check_writable
 from benchmark.sweep import Cell, Options, expand, options_from
 
@@ -129,10 +129,10 @@ def show_outcome(
     runs, _ = load_results(options.results)
     own = runs[runs["run_id"].isin({c.spec.run_id for c in cells})]
     screen.print(report.terminal_table(leaderboard(own)))
-    blocked = sum(bool(c.blocked) for c in cells)
-    done = len(cells) - blocked - failed
+    done = sum(is_done(c, options) for c in cells)
     screen.print(
-        f"{done} of {len(cells)} cells done, {failed} failed, {blocked} not applicable.",
+        f"{done} of {len(cells)} cells done, {failed} failed, {len(cells) - done - failed} not "
+        "applicable.",
         highlight=False,
     )
     figures = options.results / "figures"
@@ -145,10 +145,8 @@ def show_outcome(
 
 
 def _load(options: Options, screen: Console) -> Data:
-    if options.dataset != "imagefolder":
-        return data_of(options)
-    with screen.status("reading images") as status:
-        return data_of(options, lambda done, total: status.update(f"reading images {done}/{total}"))
+    with counting(screen, "reading images") as on_progress:
+        return data_of(options, on_progress)
 
 
 def _lists(words: dict[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,12 @@ import importlib
 import importlib.util
 import sys
 import tomllib
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from methods.api import Method
 
@@ -117,9 +118,11 @@ def build(entry: Entry, params: Mapping[str, Any]) -> Method:
     """The method with these hyper-parameters.
 
     Raises:
-        UnknownMethod: an unknown parameter, or a value of another type than the default.
+        UnknownMethod: an unknown parameter, a value of another type than the default, or a word
+            that is not among the field's `Literal` ones.
     """
     fields = {f.name: f.default for f in dataclasses.fields(entry.cls)}
+    words = _words(entry.cls)
     for key, value in params.items():
         if key not in fields:
             raise UnknownMethod(_did_you_mean(f"parameter of {entry.label}", key, sorted(fields)))
@@ -127,12 +130,24 @@ def build(entry: Entry, params: Mapping[str, Any]) -> Method:
             raise UnknownMethod(
                 f"{entry.label}.{key} takes a {type(fields[key]).__name__}, not {value!r}"
             )
+        if key in words and value not in words[key]:
+            raise UnknownMethod(_did_you_mean(f"{entry.label}.{key}", str(value), words[key]))
     return entry.cls(**params)
 
 
 def docstring(entry: Entry) -> str:
-    """First line of the method's docstring."""
-    return (entry.cls.__doc__ or "").strip().splitlines()[0]
+    """First paragraph of the method's docstring, as one line."""
+    return " ".join((entry.cls.__doc__ or "").strip().partition("\n\n")[0].split())
+
+
+def _words(cls: type[Method]) -> dict[str, list[str]]:
+    """Legal values of the fields that are declared as `Literal`."""
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError:  # a user's file may name types that exist for type checkers only
+        return {}
+    found = {k: typing.get_args(h) for k, h in hints.items() if typing.get_origin(h) is Literal}
+    return {k: sorted(words) for k, words in found.items()}
 
 
 def _same_kind(default: object, value: object) -> bool:
@@ -149,11 +164,20 @@ def _did_you_mean(kind: str, word: str, legal: list[str]) -> str:
     return f"unknown {kind} '{word}'{hint} (known: {', '.join(legal) or 'none'})"
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _card(path: Path) -> dict[str, Any]:
     toml = path.with_suffix(".toml")
     if toml.is_file():
-        with toml.open("rb") as handle:
-            return tomllib.load(handle)
+        try:
+            card = tomllib.loads(toml.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UnknownMethod(f"card {toml} cannot be read: {_one_line(error)}") from error
+        if "title" not in card.get("card", {}):
+            raise UnknownMethod(f'card {toml} has no title: add [card] with title = "..."')
+        return card
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
     summary = doc.splitlines()[0] if doc else ""
     return {"card": {"title": path.stem, "kind": "method", "summary": summary}}
@@ -173,7 +197,7 @@ def _import_file(path: Path, digest: str) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         raise UnknownMethod(
-            f"method file {path} cannot be imported: {type(error).__name__}: {error}"
+            f"method file {path} cannot be imported: {type(error).__name__}: {_one_line(error)}"
         ) from error
     return module
 

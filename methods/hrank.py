@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from methods.api import Method, Network, Scores, Trainer
+from methods.api import Method, Network, Scores, Trainer, Unsupported
 from methods.kit import matrix_ranks
 
 
@@ -25,4 +25,6 @@ class HRank(Method):
                 images += len(x)
                 for layer in net.layers:
                     total[layer] += matrix_ranks(maps[layer]).sum(0).cpu()
+        if not images:
+            raise Unsupported("no images left in the forward-only share of the budget")
         return {layer: ranks / images for layer, ranks in total.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class Slimming(Method):
 
     sparse_epochs: float = 0.0  # 0: half of the budget
     sparsity: float = 1e-4  # lambda of the paper, for the published recipe
-    start: str = "plain"  # "sparse": its own dense network, trained with the penalty
+    start: Literal["plain", "sparse"] = "plain"  # sparse: a dense network of its own, penalised
 
     allocations: ClassVar[tuple[Allocation, ...]] = ("global", "uniform")
     comparable: ClassVar[bool] = True

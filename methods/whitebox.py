@@ -1,12 +1,12 @@
 """White-Box: class-wise masks, learned with the labels at hand, vote on the channels to keep."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from methods.api import Allocation, Budget, Method, Network, Plan, Scores, Site, Trainer
+from methods.api import Allocation, Budget, Method, Network, Plan, Scores, Trainer
 from methods.kit import mean_and_interval
 
 COUNT_MARGIN = 0.01  # of the `count` vote
@@ -56,12 +56,12 @@ class WhiteBox(Method):
     mask_lr: float = 0.01  # METHODS 1.8: masks alone on trained weights; official 0.1
     sparsity: float = 0.0  # weight of the sum over layers of ||v||_2
     train_weights: bool = False
-    at: str = "act"
-    vote: str = "sum"  # gain, count, spread: votes of ours
+    at: Literal["act", "conv"] = "act"
+    vote: Literal["sum", "gain", "count", "spread"] = "sum"  # all but the sum are ours
     dead_masks: bool = False  # official: masks that no forward pass uses vote too
     rescale: bool = True  # start at the dense function
-    fold: str = "readers"
-    search: str = "bisect"
+    fold: Literal["readers", "norm"] = "readers"
+    search: Literal["bisect", "step"] = "bisect"
 
     allocations: ClassVar[tuple[Allocation, ...]] = ("global", "uniform")
     comparable: ClassVar[bool] = True
@@ -80,7 +80,6 @@ class WhiteBox(Method):
 
     def train_masks(self, net: Network, trainer: Trainer) -> dict[str, ClassMask]:
         """Masks after training, with the leakage diagnostics noted."""
-        site: Site = "conv" if self.at == "conv" else "act"
         divisor = (trainer.num_classes + 1) / 2 if self.rescale else 1.0
         mixing = Mixing(trainer, len(net.layers))
         masks = {
@@ -93,7 +92,7 @@ class WhiteBox(Method):
             idle = torch.cat([m.idle for m in masks.values()]).sum()
             return self.sparsity * norms + 0.0 * idle  # a zero gradient, so that decay acts
 
-        with net.gated(masks, at=site):
+        with net.gated(masks, at=self.at):
             trainer.fit(
                 net,
                 self.mask_epochs,
@@ -141,7 +140,7 @@ def _dead(net: Network, masks: dict[str, ClassMask]) -> list[str]:
 
 def _dead_vote(net: Network, layer: str, masks: dict[str, ClassMask], classes: int) -> Tensor:
     idle = next(iter(masks.values())).idle.detach()
-    return (classes * idle).expand(len(net.weight(layer))).cpu()
+    return (classes * idle).expand(len(net.weight(layer)))
 
 
 def official_search(net: Network, scores: Scores, budget: Budget) -> Plan:

@@ -24,7 +24,7 @@ SEEDS = st.integers(0, 2**32)
 def network(arch: str) -> Network:
     if arch == "narrow_vgg":  # VGG-16 at an eighth of its widths: fvcore is quick on it
         plan = tuple(width // 8 for width in VGG16)
-        return Network(randomise(CifarVgg(10, plan)), EXAMPLE, "all")
+        return Network(randomise(CifarVgg(10, plan)).eval(), EXAMPLE, "all")
     return random_network(arch, "all")
 
 
@@ -46,14 +46,13 @@ def check(arch: str, seed: int) -> None:
     full = net.map.widths
     plan = Plan({g: units_of(full[g], width, draw) for g, width in widths.items()})
     removed = net.remove(plan)
-    found = measure.cost(removed, EXAMPLE)
+    found = measure.cost(removed, EXAMPLE)  # raises if torch's counter disagrees
     assert net.macs(widths) == found.operators["conv"] + found.operators["linear"] == found.macs
-    assert measure.torch_macs(removed, EXAMPLE) == found.macs
     assert found.macs_paper == found.operators["conv"] + 2 * found.operators["linear"]
     assert found.params == sum(p.numel() for p in removed.parameters())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(SEEDS)
 def test_resnet8_macs_are_exact(seed: int) -> None:
     check("resnet8", seed)
@@ -65,7 +64,7 @@ def test_resnet20_macs_are_exact(seed: int) -> None:
     check("resnet20", seed)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(SEEDS)
 def test_narrow_vgg_macs_are_exact(seed: int) -> None:
     check("narrow_vgg", seed)

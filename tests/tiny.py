@@ -20,7 +20,7 @@ from benchmark.trainer import Trainer
 CLASSES, SIZE = 4, 16
 TRAIN, VAL, TEST = 200, 40, 60
 EPOCHS = 4.0  # the budget
-RECIPE = Recipe(epochs=EPOCHS, lr=0.05, batch_size=50)
+RECIPE = Recipe(epochs=EPOCHS, lr=0.05, batch_size=25)
 BASELINE = Recipe(epochs=10, lr=0.1, batch_size=25)
 FLAT = (0.5, 0.5, 0.5)
 
@@ -38,7 +38,7 @@ def data() -> Data:
     def images(count: int, first: int) -> Images:
         labels = torch.arange(count)[torch.randperm(count, generator=draw)] % CLASSES
         noise = torch.randn(count, 3, SIZE, SIZE, generator=draw)
-        pixels = (128 + 40 * pattern[labels] + 50 * noise).clamp(0, 255).to(torch.uint8)
+        pixels = (128 + 20 * pattern[labels] + 60 * noise).clamp(0, 255).to(torch.uint8)
         return Images(pixels, labels, torch.arange(first, first + count))
 
     identity = DataIdentity(

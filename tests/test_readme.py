@@ -1,0 +1,78 @@
+"""README tells the truth: its links exist, its commands parse, its example runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import tiny
+
+from benchmark import run
+from benchmark.cli import DONE, invoke
+from benchmark.execute import Context, run_one
+from benchmark.store import Store
+from benchmark.sweep import expand, options_from
+from methods import find
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"python -m benchmark\.run [^\n`]+", TEXT)))
+
+
+def test_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    assert links
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert missing == []
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"make ([a-z-]+)", TEXT)) - {"it"}:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "--list" in c or "digits" in c])
+def test_commands_are_accepted(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = shlex.split(command)[3:]
+    if "mine" in command:
+        block = re.search(r'```python\n("""Filters.*?)```', TEXT, re.DOTALL)
+        assert block is not None
+        (tmp_path / "mine.py").write_text(block.group(1))
+        words = [w.replace("mine,", f"{tmp_path / 'mine.py'},") for w in words]
+    if "--list" not in words:
+        words += ["--results", str(tmp_path), "--dry-run"]
+    assert invoke(run.main, words) == DONE
+
+
+def test_the_example_method_runs_and_fits_in_25_lines(tmp_path: Path) -> None:
+    block = re.search(r'```python\n("""Filters.*?)```', TEXT, re.DOTALL)
+    assert block is not None
+    assert len(block.group(1).splitlines()) <= 25
+    path = tmp_path / "mine.py"
+    path.write_text(block.group(1))
+    words = {
+        "methods": [str(path)], "arch": "resnet8", "dataset": "digits", "preset": "demo",
+        "epochs": 1.0, "set": {"baseline.epochs": 1.0},
+    }  # fmt: skip
+    (cell,) = expand(options_from(words), tiny.data())
+    record = run_one(cell.spec, find(str(path)), Context(Store(tmp_path / "r"), tiny.data()))
+    assert record.flops_reduction > 0.4
+
+
+def test_the_demo_is_the_grid_the_readme_describes() -> None:
+    demo = tomllib.loads((ROOT / "slurm/sweeps/demo.toml").read_text())
+    assert demo["flops_reduction"] == [0.5, 0.8]
+    assert len(demo["seeds"]) == 2
+    assert set(demo["methods"]) == {
+        "whitebox", "hrank", "l1norm", "slimming", "cpli", "random", "width_scaling",
+        "dense_continue",
+    }  # fmt: skip
+    cells = expand(options_from(demo), tiny.data())
+    assert not any(c.blocked for c in cells)
+    assert len(cells) == (7 * 2 + 1) * 2

@@ -1,0 +1,246 @@
+"""The command line, end to end: digits, a small network, seconds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import archs, evaluate, report, run
+from benchmark.cli import BAD_INPUT, DONE, FAILED, invoke
+from benchmark.store import Store
+
+QUICK = (
+    "--arch resnet8 --dataset digits --preset demo --epochs 0.5 --set baseline.epochs=1 "
+    "--set baseline.batch_size=32"
+).split()
+
+
+def cli(*words: str, results: Path | None = None, quick: bool = True) -> int:
+    """Exit code of `python -m benchmark.run`, in this process."""
+    place = ["--results", str(results)] if results else []
+    return invoke(run.main, [*words, *(QUICK if quick else []), *place])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished grid: two methods at two targets, and a control."""
+    root = tmp_path_factory.mktemp("grid")
+    words = ["--methods", "l1norm,hrank,dense_continue", "--flops-reduction", "0.3,0.5"]
+    assert cli(*words, "--jobs", "1", results=root) == DONE
+    return root
+
+
+def test_the_grid_leaves_records_tables_and_figures(results: Path) -> None:
+    assert len(Store(results).records()) == 5
+    with (results / "leaderboard.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 5
+    assert {r["status"] for r in rows} == {"done"}
+    assert (results / "leaderboard" / "digits-resnet8.md").is_file()
+    assert list((results / "figures").glob("*.svg"))
+
+
+def test_a_second_invocation_runs_nothing(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmark.launch.do", lambda *_: pytest.fail("work was done twice"))
+    words = ["--methods", "hrank,l1norm,dense_continue", "--flops-reduction", "0.5,0.3"]
+    assert cli(*words, results=results) == DONE
+    assert "5 of 5 cells done" in capsys.readouterr().out
+
+
+def test_dry_run_shows_the_grid_and_runs_nothing(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(results.rglob("*"))
+    words = ["--methods", "l1norm,whitebox,cpli", "--allocation", "global", "--dry-run"]
+    assert cli(*words, results=results) == DONE
+    out = capsys.readouterr().out
+    assert "3 cells" in out
+    assert "1 not applicable" in out
+    assert "to do" in out
+    assert sorted(results.rglob("*")) == before
+
+
+def test_two_jobs_give_what_one_job_gives(results: Path, tmp_path: Path) -> None:
+    """In a process of its own: worker processes import the program anew."""
+    words = ["--methods", "l1norm,hrank,dense_continue", "--flops-reduction", "0.3,0.5"]
+    command = [sys.executable, "-m", "benchmark.run", *words, *QUICK, "--jobs", "2"]
+    done = subprocess.run(
+        [*command, "--results", str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == DONE, done.stderr
+    one = {r.run_id: (r.plan, r.weights, r.final) for r in Store(results).records()}
+    two = {r.run_id: (r.plan, r.weights, r.final) for r in Store(tmp_path).records()}
+    assert one == two
+    assert re.search(r"\[5/5\]", done.stdout)
+
+
+def test_the_recorded_command_makes_the_record_again(results: Path, tmp_path: Path) -> None:
+    record = next(r for r in Store(results).records() if r.spec.method.name == "hrank")
+    words = shlex.split(record.command)
+    assert words[:3] == ["python", "-m", "benchmark.run"]
+    assert invoke(run.main, [*words[3:], "--results", str(tmp_path)]) == DONE
+    (again,) = Store(tmp_path).records()
+    assert (again.run_id, again.weights) == (record.run_id, record.weights)
+
+
+def test_reports_are_regenerated_byte_for_byte(results: Path) -> None:
+    derived = ["leaderboard.csv", "leaderboard", "figures"]
+
+    def content() -> dict[str, bytes]:
+        files = [f for d in derived for f in [results / d, *(results / d).rglob("*")]]
+        return {str(f): f.read_bytes() for f in files if f.is_file()}
+
+    before = content()
+    assert invoke(report.main, ["--results", str(results)]) == DONE
+    assert content() == before
+
+
+MINE = '''"""A user's own criterion."""
+
+from dataclasses import dataclass
+
+from methods.api import Method, Network, Scores, Trainer
+
+
+@dataclass(frozen=True)
+class Mine(Method):
+    """Filters with the smallest largest weight go."""
+
+    power: float = 1.0
+
+    def score(self, net: Network, trainer: Trainer) -> Scores:
+        return {n: net.weight(n).detach().abs().amax((1, 2, 3)) ** self.power for n in net.layers}
+'''
+
+
+def test_a_users_own_file_runs_beside_ours(results: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(MINE)
+    assert len(MINE.splitlines()) <= 25
+    assert cli("--methods", f"{mine},l1norm", results=results) == DONE
+    found = [r for r in Store(results).records() if r.spec.method.name == "mine"]
+    assert len(found) == 1
+    assert found[0].spec.method.source
+    mine.write_text(MINE.replace("abs()", "square()"))  # other source, other run
+    assert cli("--methods", str(mine), results=results) == DONE
+    assert len([r for r in Store(results).records() if r.spec.method.name == "mine"]) == 2
+
+
+def test_a_failing_cell_is_recorded_and_the_grid_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.py"
+    bad.write_text(MINE.replace("return {", "raise RuntimeError('no luck')\n        return {"))
+    root = tmp_path / "results"
+    assert cli("--methods", f"{bad},l1norm", "--jobs", "1", results=root) == FAILED
+    out = capsys.readouterr().out
+    assert "no luck" in out
+    assert "1 failed" in out
+    (attempt,) = Store(root).last_attempts()
+    assert (attempt.status, "no luck" in attempt.reason) == ("failed", True)
+    assert "Traceback" in (root / attempt.log).read_text()
+    with (root / "leaderboard.csv").open() as handle:
+        states = {r["method"]: r["status"] for r in csv.DictReader(handle)}
+    assert states == {"bad": "failed", "l1norm": "done"}
+
+
+def test_an_unreachable_target_is_not_applicable_with_the_reason(tmp_path: Path) -> None:
+    assert cli("--methods", "l1norm", "--flops-reduction", "0.98", results=tmp_path) == DONE
+    (attempt,) = Store(tmp_path).last_attempts()
+    assert (attempt.status, "at most" in attempt.reason) == ("n/a", True)
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--methods", "whitebx"], "did you mean whitebox"),
+        (["--arch", "resnet57"], "did you mean"),
+        (["--dataset", "cifr10"], "--dataset"),
+        (["--epochs", "many"], "--epochs"),
+        (["--no-such-flag"], "--no-such-flag"),
+        (["--seeds", "a,b"], "--seeds"),
+        (["--set", "whitebox"], "OWNER.FIELD=VALUE"),
+        (["--list", "methodz"], "methods, archs, datasets"),
+        (["--dataset", "imagefolder"], "--data-dir"),
+        (["--config", "nowhere.toml"], "--config"),
+        (["--results", "/proc/nowhere"], "not writable"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], match: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    place = [] if "--results" in words else ["--results", str(tmp_path)]
+    assert invoke(run.main, ["--dataset", "digits", *words, *place]) == BAD_INPUT
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line]
+    assert len(lines) == 1
+    assert match in lines[0]
+    assert "Traceback" not in said.err
+
+
+def test_a_checkpoint_is_a_start(results: Path, tmp_path: Path) -> None:
+    model = archs.build("resnet8", 10)
+    path = tmp_path / "net.pt"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, path)
+    words = ["--methods", "l1norm,width_scaling", "--checkpoint", str(path), "--jobs", "1"]
+    root = tmp_path / "results"
+    assert cli(*words, results=root) == DONE
+    (record,) = Store(root).records()
+    assert record.spec.start.kind == "checkpoint"
+    assert record.spec.seeds.dense is None
+    (attempt,) = Store(root).last_attempts()
+    assert "how long the checkpoint was trained" in attempt.reason
+    moved = tmp_path / "moved.pt"
+    path.rename(moved)
+    assert cli("--methods", "l1norm", "--checkpoint", str(moved), results=root) == DONE
+    assert len(Store(root).records()) == 1  # the same weights elsewhere are the same run
+
+
+def test_evaluate_measures_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.pt"
+    torch.save(archs.build("resnet8", 10).state_dict(), path)
+    words = [str(path), "--arch", "resnet8", "--dataset", "digits", "--results", str(tmp_path)]
+    assert invoke(evaluate.main, words) == DONE
+    out = capsys.readouterr().out
+    assert "360 test images" in out
+    assert "MACs" in out
+    wrong = [*words[:2], "resnet20", *words[3:]]
+    assert invoke(evaluate.main, wrong) == BAD_INPUT
+    assert "does not fit this architecture" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_checkpoint_of_the_field_gives_its_known_accuracy(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import tarfile
+
+    with tarfile.open(shared_data / "cifar10-jpeg.tar.gz") as tar:
+        tar.extractall(tmp_path / "images", filter="data")
+    words = (
+        f"{shared_data / 'cifar10-resnet20.th'} --arch resnet20 --dataset imagefolder "
+        f"--data-dir {tmp_path / 'images'} --data-name cifar10-jpeg --normalize imagenet "
+        f"--results {tmp_path / 'results'}"
+    ).split()
+    assert invoke(evaluate.main, words) == DONE
+    found = re.search(r"top-1 +([\d.]+) %", capsys.readouterr().out)
+    assert found is not None
+    assert abs(float(found.group(1)) - 81.03) <= 0.05
+
+
+def test_records_name_code_and_machine(results: Path) -> None:
+    record = Store(results).records()[0]
+    assert set(record.environment["git"]) == {"commit", "dirty"}
+    assert record.environment["packages"]["torch"]
+    assert record.environment["deterministic"] is True
+    assert json.dumps(record.environment)
