@@ -104,6 +104,7 @@ class GridProgress:
         )
 
     def eta(self) -> float:
-        """Seconds, from the pace so far."""
+        """Seconds, from the pace so far; cells in work count as half done."""
+        running = 0.5 * min(self.workers, self.total - self.done)
         elapsed = time.monotonic() - self._started
-        return elapsed / self.done * (self.total - self.done) if self.done else 0.0
+        return elapsed / (self.done + running) * (self.total - self.done - running)

@@ -60,11 +60,12 @@ class Slimming(Method):
         return self.sparsity * PUBLISHED_RATE / sum(rates)
 
     def _strength(self, net: Network, rates: list[float]) -> float:
-        """The matching lambda, but never so large that the penalty alone could drive a typical
-        scale to zero within the phase: unlimited, a phase of a few epochs takes every scale of the
-        network to zero, whatever the images say (the card tells what was measured)."""
-        reach = float(_scales(net).abs().median()) * (1 - MOMENTUM)
-        return min(self._matching(rates), reach / sum(rates))
+        """The matching lambda, but (unless the paper's own is) never so large that the penalty
+        alone could drive a typical scale to zero within the phase: unlimited, a phase of a few
+        epochs takes every scale to zero, whatever the images say (the card tells what was
+        measured). At the published length it is the paper's."""
+        reach = float(_scales(net).abs().median()) * (1 - MOMENTUM) / sum(rates)
+        return min(self._matching(rates), max(self.sparsity, reach))
 
 
 def _gammas(net: Network) -> list[Tensor]:

@@ -244,7 +244,7 @@ def test_shuffled_test_labels_change_no_choice(tmp_path: Path) -> None:
 
 
 def test_an_unreachable_target_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match="out of reach.*at most"):
+    with pytest.raises(Unsupported, match=r"out of reach.*at most"):
         go(make_spec(flops_reduction=0.99), tmp_path)
     assert not Store(tmp_path).has(make_spec(flops_reduction=0.99))
 

@@ -165,7 +165,7 @@ def test_tolerance_is_that_of_torch(factor: float) -> None:
 
 
 def test_a_value_nearer_to_the_tolerance_than_the_bounds_is_redone() -> None:
-    """0.83 twice leaves the largest eigenvalue 0.03 % uncertain: too coarse for 0.01 % below tau."""
+    """0.83 twice leaves the largest eigenvalue 0.03 % uncertain: too coarse for 0.01 %."""
     tau = 8 * torch.finfo(torch.float32).eps
     below = torch.tensor([1.0, 0.83, 0.83, tau * (1 - 1e-4), 0, 0, 0, 0]).diag()
     above = torch.tensor([1.0, 0.83, 0.83, tau * (1 + 1e-4), 0, 0, 0, 0]).diag()

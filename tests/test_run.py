@@ -17,10 +17,10 @@ from benchmark import archs, evaluate, report, run
 from benchmark.cli import BAD_INPUT, DONE, FAILED, invoke
 from benchmark.store import Store
 
-QUICK = (
+QUICK = shlex.split(
     "--arch resnet8 --dataset digits --preset demo --epochs 0.5 --set baseline.epochs=1 "
     "--set baseline.batch_size=32"
-).split()
+)
 
 
 def cli(*words: str, results: Path | None = None, quick: bool = True) -> int:

@@ -120,7 +120,8 @@ def test_reconstruction_is_an_axis_for_every_kept_set() -> None:
     cells = cells_of(methods=["l1norm", "random", "cpli"], reconstruct=["none", "ls"])
     labels = sorted((c.spec.method.label, c.spec.reconstruct) for c in cells)
     assert labels == [
-        ("cpli", "none"), ("l1norm", "ls"), ("l1norm", "none"), ("random", "ls"), ("random", "none"),
+        ("cpli", "none"), ("l1norm", "ls"), ("l1norm", "none"), ("random", "ls"),
+        ("random", "none"),
     ]  # fmt: skip
 
 

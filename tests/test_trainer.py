@@ -140,8 +140,8 @@ def test_recovery_draws_the_same_numbers_whatever_ran_before() -> None:
 
 def test_a_diverging_loss_is_reported() -> None:
     net = tiny.model()
+    wild = tiny.RECIPE.model_copy(update={"lr": 1e30, "warmup": 0.0})
     with pytest.raises(Diverged, match="not finite"):
-        wild = tiny.RECIPE.model_copy(update={"lr": 1e30, "warmup": 0.0})
         tiny.trainer().run_phase(net, wild, "recovery")
 
 
