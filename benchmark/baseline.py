@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from benchmark import archs
 from benchmark.archs import load_weights, read_checkpoint
-from benchmark.data import BatchSource
 from benchmark.errors import BadInput
+from benchmark.evaluation import evaluate
+from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.record import Accuracy
+from benchmark.schedule import Schedule, phase_seed, rate_at
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Stage, Store, weights_digest
-from benchmark.trainer import Schedule, Trainer, evaluate, phase_seed, rate_at
+from benchmark.trainer import Trainer
 from methods.api import Method
 
 

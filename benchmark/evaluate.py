@@ -10,12 +10,12 @@ import typer
 
 from benchmark import archs, baseline, measure
 from benchmark.cli import DONE, console, run_app
-from benchmark.data import BatchSource
-from benchmark.launch import data_of
+from benchmark.evaluation import evaluate
+from benchmark.images import BatchSource
 from benchmark.progress import counting
 from benchmark.store import check_writable
 from benchmark.sweep import options_from
-from benchmark.trainer import evaluate
+from benchmark.tasks import data_of
 
 
 def main(

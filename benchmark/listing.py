@@ -9,7 +9,7 @@ from rich.table import Table
 from benchmark import archs, baseline, measure
 from benchmark.data import NAMES
 from benchmark.errors import BadInput
-from benchmark.launch import estimate, is_done
+from benchmark.estimate import estimate, is_done
 from benchmark.progress import duration
 from benchmark.sweep import Cell, Options
 from methods import all_names, docstring, find

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.data import Images
+from benchmark.images import Images
 
 NEEDLES = 3  # lines of pixels that are looked for
 

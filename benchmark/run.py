@@ -13,13 +13,16 @@ from benchmark import report
 from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.data import Data
 from benchmark.errors import BadInput
+from benchmark.estimate import estimate, is_done
 from benchmark.frames import leaderboard
-from benchmark.launch import data_of, estimate, is_done, preflight, run_grid, worker_count
+from benchmark.launch import preflight, run_grid
 from benchmark.listing import show_grid, show_list
 from benchmark.load import load_results
+from benchmark.pool import worker_count
 from benchmark.progress import counting, duration
 from benchmark.store import check_writable
 from benchmark.sweep import Cell, Options, expand, options_from
+from benchmark.tasks import data_of
 
 LONG = 3600.0  # an estimate beyond this is printed before starting
 

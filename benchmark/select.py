@@ -30,7 +30,7 @@ class Widths:
 
     @classmethod
     def of(cls, full: Mapping[str, int], min_keep: float) -> Widths:
-        """At least one unit, and at least `min_keep` of each group (DECISIONS 16)."""
+        """`min_keep` of each group, rounded down, and at least one unit (DECISIONS 16)."""
         # the tolerance keeps 0.3 * 10 at 3 where floating point says 2.9999999999999996
         return cls(full, {g: max(1, math.floor(min_keep * c + 1e-9)) for g, c in full.items()})
 

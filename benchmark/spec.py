@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from benchmark.data import DataIdentity
+from benchmark.images import DataIdentity
 
 PROTOCOL = 1  # raise it when any result changes for a reason outside one method: new tables start
 SCHEMA = 1  # of record.json

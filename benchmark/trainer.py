@@ -7,7 +7,6 @@ order, on the number of workers, or on what ran before.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.data import BatchSource
+from benchmark.evaluation import evaluate
+from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.noise import keyed_uniform
+from benchmark.schedule import Schedule, even, make_optimizer, order_of, phase_seed, rate_at
 from benchmark.spec import Precision, Recipe
 
-EVAL_BATCH = 256
 SCORE_BATCH = 128
 
 Progress = Callable[[str, int, int], None]  # phase, done, total
@@ -38,53 +38,6 @@ def silent(phase: str, done: int, total: int) -> None:
     """No progress display."""
 
 
-def phase_seed(seed: int, phase: str) -> int:
-    """31-bit seed of a phase: the same phase of two methods draws the same numbers."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{phase}".encode()).digest()[:4], "big") >> 1
-
-
-def rate_at(recipe: Recipe, progress: float) -> float:
-    """Learning rate at a fraction 0 <= progress < 1 of the phase."""
-    if progress < recipe.warmup:
-        return recipe.lr * max(progress / recipe.warmup, 0.01)
-    if recipe.schedule == "cosine":
-        through = (progress - recipe.warmup) / (1 - recipe.warmup)
-        return recipe.lr * 0.5 * (1 + math.cos(math.pi * through))
-    if recipe.schedule == "step":
-        passed = sum(progress >= m for m in recipe.milestones)
-        return float(recipe.lr * recipe.gamma**passed)
-    return recipe.lr
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Epochs cut into batches: `sizes[e]` are the batch sizes of epoch e."""
-
-    sizes: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def of(cls, epochs: float, images: int, batch_size: int) -> Schedule:
-        """`round(epochs * images)` images; the last epoch may be a part. Batches of an epoch have
-        equal sizes to within one image, so that no tiny batch upsets the batch norms."""
-        total = max(1, round(epochs * images))
-        full, rest = divmod(total, images)
-        lengths = [images] * full + ([rest] if rest else [])
-        return cls(tuple(_even(n, batch_size) for n in lengths))
-
-    @property
-    def steps(self) -> int:
-        return sum(len(epoch) for epoch in self.sizes)
-
-    @property
-    def images(self) -> int:
-        return sum(map(sum, self.sizes))
-
-
-def _even(images: int, batch_size: int) -> tuple[int, ...]:
-    parts = max(1, round(images / batch_size))
-    return tuple(images // parts + (i < images % parts) for i in range(parts))
-
-
 @dataclass(frozen=True)
 class EpochRow:
     """One line of curve.csv."""
@@ -95,12 +48,6 @@ class EpochRow:
     lr: float
     loss: float
     val_top1: float | None
-
-
-def order_of(images: int, seed: int, epoch: int) -> Tensor:
-    """(images,) permutation of an epoch."""
-    generator = torch.Generator().manual_seed(phase_seed(seed, f"order-{epoch}"))
-    return torch.randperm(images, generator=generator)
 
 
 @contextlib.contextmanager
@@ -336,7 +283,7 @@ class Trainer:
             norm.momentum = None  # cumulative average
         net.train()
         start = 0
-        for size in _even(len(rows), SCORE_BATCH) if len(rows) > 1 else ():
+        for size in even(len(rows), SCORE_BATCH) if len(rows) > 1 else ():
             net(self.train.batch(rows[start : start + size])[0])
             start += size
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -381,59 +328,3 @@ class Trainer:
 
 
 MOST_RECALIBRATION = 50 * SCORE_BATCH  # more changes nothing
-
-
-def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD or AdamW; the rate is set at every step."""
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(
-        parameters,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov and recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-    )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Per image, in the split's order: predicted class, true-class margin, whether top-5 holds."""
-
-    predicted: Tensor  # (N,) uint8 up to 256 classes, else int16
-    margin: Tensor  # (N,) float16: logit of the true class minus the best other
-    top1: float
-    top5: float | None  # with 20 classes or more
-    loss: float
-
-
-@torch.no_grad()
-def evaluate(net: nn.Module, source: BatchSource, batch_size: int = EVAL_BATCH) -> Evaluation:
-    """Exact accuracy in eval mode, float32: counts over images, whatever the batch size. Leaves
-    the mode of `net` as it was."""
-    was_training = net.training
-    net.eval()
-    predicted, margins, correct, in_top5, loss = [], [], 0, 0, 0.0
-    classes = 0
-    for rows in torch.arange(len(source)).split(batch_size):
-        x, y = source.batch(rows)
-        logits = net(x).float()
-        classes = logits.shape[1]
-        guess = logits.argmax(1)
-        correct += int((guess == y).sum())
-        if classes >= 20:
-            in_top5 += int((logits.topk(5).indices == y[:, None]).any(1).sum())
-        loss += float(F.cross_entropy(logits, y, reduction="sum"))
-        true = logits.gather(1, y[:, None])[:, 0]
-        other = logits.scatter(1, y[:, None], -torch.inf).max(1).values
-        predicted.append(guess.to(torch.uint8 if classes <= 256 else torch.int16).cpu())
-        margins.append((true - other).clamp(-6e4, 6e4).half().cpu())
-    net.train(was_training)
-    images = len(source)
-    return Evaluation(
-        torch.cat(predicted),
-        torch.cat(margins),
-        correct / images,
-        in_top5 / images if classes >= 20 else None,
-        loss / images,
-    )

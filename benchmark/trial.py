@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.data import Images
+from benchmark.images import Images
 from benchmark.network import Network
 from benchmark.trainer import Trainer
 from methods import Entry, build

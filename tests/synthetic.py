@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmark.data import DataIdentity
+from benchmark.images import DataIdentity
 from benchmark.measure import Cost
 from benchmark.record import (
     Accuracy,

@@ -7,14 +7,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.archs import CifarResNet, CifarVgg
-from benchmark.data import BatchSource, DataIdentity, Images
+from benchmark.images import BatchSource, DataIdentity, Images
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.spec import Recipe
 from benchmark.trainer import Trainer
 from methods.api import Budget, Unsupported
-from methods.cpli import CPLI, lasso, lasso_select, loss_weight, normal_equations
-from methods.refit import Probe, inputs, least_squares, patches, refit, responses
+from methods.cpli import CPLI, loss_weight, normal_equations
+from methods.refit import (
+    Probe,
+    inputs,
+    lasso,
+    lasso_select,
+    least_squares,
+    patches,
+    refit,
+    responses,
+)
 
 X = torch.tensor([[1, 0, 2], [0, 1, 1], [2, 1, 0], [1, 1, 1], [0, 2, 1], [1, 0, 0]]).double()
 W = torch.tensor([[1, 0.5], [-1, 1], [0.2, 0.1]]).double()  # (C, n)

@@ -18,17 +18,9 @@ from PIL import Image, ImageOps
 from pydantic import ValidationError
 from torchvision import datasets, transforms  # type: ignore[import-untyped, unused-ignore]
 
-from benchmark.data import (
-    PUBLISHED,
-    Augmentation,
-    BatchSource,
-    Data,
-    DataIdentity,
-    Images,
-    crop_and_flip,
-    load_data,
-)
+from benchmark.data import PUBLISHED, Data, load_data
 from benchmark.errors import BadInput
+from benchmark.images import Augmentation, BatchSource, DataIdentity, Images, crop_and_flip
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data" / "cifar10-jpeg.tar.gz"
 
@@ -363,7 +355,7 @@ def test_folder_is_decoded_once(
     steps: list[tuple[int, int]] = []
     first = load_folder(folder, tmp_path / "c", on_progress=lambda *step: steps.append(step))
     assert steps == [(64, 69), (69, 69)]
-    monkeypatch.setattr("benchmark.data._decode", None)  # a second decoding would fail
+    monkeypatch.setattr("benchmark.readers._decode", None)  # a second decoding would fail
     second = load_folder(folder, tmp_path / "c")
     assert second.identity == first.identity
     assert torch.equal(second.train.pixels, first.train.pixels)

@@ -11,15 +11,16 @@ import pytest
 import tiny
 import torch
 
-from benchmark import archs, execute, load
-from benchmark.data import BatchSource
+from benchmark import archs, load, planning
+from benchmark.context import Context
 from benchmark.errors import BadInput
-from benchmark.execute import Context, run_one
+from benchmark.evaluation import evaluate
+from benchmark.execute import run_one
+from benchmark.images import BatchSource
 from benchmark.ledger import BudgetExceeded
 from benchmark.record import RunRecord
 from benchmark.spec import ArchIdentity, MethodIdentity, RunSpec, Seeds, Start
 from benchmark.store import Store, weights_digest
-from benchmark.trainer import evaluate
 from methods import find
 from methods.api import Method, Unsupported
 
@@ -183,7 +184,7 @@ def test_whitebox_carries_its_diagnostics(results: Path) -> None:
     assert record.seed_agreement is not None
     assert record.selection is not None
     assert record.selection.informative == (record.selection.score > record.selection.inverse)
-    assert len(record.selection.random) == execute.RANDOM_DRAWS
+    assert len(record.selection.random) == planning.RANDOM_DRAWS
     leaks = record.method_facts["leakage"]
     assert set(leaks) == {
         "noise_minus_chance", "true_minus_wrong_label", "true_label_minus_unmasked",
@@ -222,8 +223,8 @@ def test_the_test_split_is_read_at_three_points_only(
             reads.append(1)
         return original(net, source, batch_size)
 
-    for module in ("benchmark.execute", "benchmark.baseline", "benchmark.trainer"):
-        monkeypatch.setattr(f"{module}.evaluate", spy)
+    for module in ("recovery", "planning", "baseline", "trainer"):
+        monkeypatch.setattr(f"benchmark.{module}.evaluate", spy)
     go(make_spec("whitebox"), tmp_path)
     assert len(reads) == 1 + 2 + 2
 

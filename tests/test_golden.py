@@ -18,9 +18,9 @@ import tiny
 import torch
 
 from benchmark import environment
+from benchmark.schedule import order_of
 from benchmark.spec import PROTOCOL
 from benchmark.store import Store
-from benchmark.trainer import order_of
 from methods import find
 from methods.api import Plan
 

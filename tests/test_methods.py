@@ -252,10 +252,12 @@ def test_parameters_of_variants_are_fields() -> None:
 @pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda c: c.__name__)
 @pytest.mark.parametrize("label", COMMON)
 def test_conformance(label: str, check: conformance.Check, bench: Bench) -> None:
+    reason = ""
     try:
         check(find(label), bench)
-    except NotApplicable as reason:
-        assert str(reason) in EXCUSES.get(label.partition(":")[0], ()), reason
+    except NotApplicable as error:
+        reason = str(error)
+    assert not reason or reason in EXCUSES.get(label.partition(":")[0], ())
 
 
 NO_SCORES, NO_CLAIM = "it has no scores", "it does not claim to judge channels"

@@ -12,7 +12,8 @@ import tiny
 
 from benchmark import run
 from benchmark.cli import DONE, invoke
-from benchmark.execute import Context, run_one
+from benchmark.context import Context
+from benchmark.execute import run_one
 from benchmark.store import Store
 from benchmark.sweep import expand, options_from
 from methods import find

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmark.archs import CifarResNet, CifarVgg
-from benchmark.data import BatchSource, DataIdentity, Images
+from benchmark.images import BatchSource, DataIdentity, Images
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.reconstruct import reconstruct

@@ -51,7 +51,7 @@ def test_the_grid_leaves_records_tables_and_figures(results: Path) -> None:
 def test_a_second_invocation_runs_nothing(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("benchmark.launch.do", lambda *_: pytest.fail("work was done twice"))
+    monkeypatch.setattr("benchmark.pool.do", lambda *_: pytest.fail("work was done twice"))
     words = ["--methods", "hrank,l1norm,dense_continue", "--flops-reduction", "0.5,0.3"]
     assert cli(*words, results=results) == DONE
     assert "5 of 5 cells done" in capsys.readouterr().out

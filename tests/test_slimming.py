@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import select
+from benchmark.schedule import make_optimizer
 from benchmark.spec import Recipe
-from benchmark.trainer import make_optimizer
 from methods import build, find
 from methods.api import Budget
 from methods.slimming import PUBLISHED_RATE, Slimming, _gammas, _l1

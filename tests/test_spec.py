@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from benchmark.data import DataIdentity
+from benchmark.images import DataIdentity
 from benchmark.spec import ArchIdentity, MethodIdentity, Recipe, RunSpec, Seeds, Start, canonical
 
 

@@ -11,18 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from benchmark.data import BatchSource, Images
+from benchmark.evaluation import evaluate
+from benchmark.images import BatchSource, Images
 from benchmark.ledger import BudgetExceeded, Ledger
+from benchmark.schedule import Schedule, order_of, phase_seed, rate_at
 from benchmark.spec import Recipe
-from benchmark.trainer import (
-    Diverged,
-    Schedule,
-    evaluate,
-    order_of,
-    phase_seed,
-    rate_at,
-    trained_only,
-)
+from benchmark.trainer import Diverged, trained_only
 
 
 class Oracle(nn.Module):

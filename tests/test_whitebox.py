@@ -15,10 +15,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark import select
-from benchmark.data import BatchSource
+from benchmark.images import BatchSource
 from benchmark.network import Network
+from benchmark.schedule import make_optimizer
 from benchmark.spec import Recipe
-from benchmark.trainer import Trainer, make_optimizer
+from benchmark.trainer import Trainer
 from benchmark.trial import permute
 from methods import build, find
 from methods.api import Budget, Plan

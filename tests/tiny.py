@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.archs import CifarResNet, CifarVgg
-from benchmark.data import BatchSource, Data, DataIdentity, Images
+from benchmark.data import Data
+from benchmark.images import BatchSource, DataIdentity, Images
 from benchmark.ledger import Ledger
 from benchmark.network import Network, Scope
 from benchmark.spec import Recipe

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms  # type: ignore[import-untyped, unused-ignore]
 
-from benchmark.data import PUBLISHED, BatchSource, DataIdentity, Images
+from benchmark.data import PUBLISHED
+from benchmark.images import BatchSource, DataIdentity, Images
 
 NUM_IMAGES = 50_000  # as many as CIFAR's, so that rows come from memory and not from a cache
 DRAWN = 2048

@@ -1,0 +1,87 @@
+"""What every step of a run shares: where files go, the data, the trainer, the dense network."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from benchmark import baseline, measure
+from benchmark.data import Data
+from benchmark.images import BatchSource
+from benchmark.ledger import Ledger
+from benchmark.network import Network
+from benchmark.record import (
+    Accuracy,
+    Dense,
+)
+from benchmark.spec import RunSpec
+from benchmark.store import Store, weights_digest
+from benchmark.trainer import Progress, Trainer, silent
+from methods.api import Budget, Method
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run needs to know but does not depend on."""
+
+    store: Store
+    data: Data
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    progress: Progress = silent
+    checkpoint: Path | None = None
+    compiled: bool = False
+    optimistic: bool = False  # also read the test split after every recovery epoch
+    command: str = ""
+
+
+def set_threads_and_determinism(threads: int) -> None:
+    """Same seed, same machine kind, same bits."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def make_trainer(spec: RunSpec, context: Context) -> Trainer:
+    """A trainer with the run's budget, recipe and seed, and no test split."""
+    train = BatchSource(context.data.train, spec.data, context.device)
+    return Trainer(
+        train=train,
+        val=BatchSource(context.data.val, spec.data, context.device),
+        num_classes=spec.data.num_classes,
+        recipe=spec.recovery,
+        seed=spec.seeds.run,
+        data_hash=spec.data.content_hash,
+        ledger=Ledger(round(spec.budget_epochs * len(train)), len(train)),
+        precision=spec.precision,
+        device=context.device,
+        progress=context.progress,
+        charged=spec.preparation == "charged",
+        compiled=context.compiled,
+    )
+
+
+def start(
+    spec: RunSpec, method: Method, test: BatchSource, context: Context
+) -> tuple[Dense, Network]:
+    model, accuracy = baseline.new_model(spec), None
+    if spec.start.kind != "random":
+        trainer = make_trainer(spec, context)
+        stage = baseline.dense_stage(spec, method, trainer, test, context.store, context.checkpoint)
+        model.load_state_dict(stage.tensors)
+        accuracy = Accuracy.model_validate(stage.facts["accuracy"])
+    cost = measure.cost(model, baseline.example(spec))
+    dense = Dense(weights=weights_digest(model.state_dict()), accuracy=accuracy, cost=cost)
+    net = Network(model, baseline.example(spec), spec.scope)
+    return dense, net.to(context.device)
+
+
+def budget_of(spec: RunSpec, net: Network) -> Budget:
+    """What the method must reach."""
+    rates = dict(zip(net.convs, spec.rates, strict=True)) if spec.rates else None
+    return Budget(spec.flops_reduction, spec.min_width, spec.allocation, rates)
