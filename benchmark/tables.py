@@ -109,9 +109,9 @@ def caption(part: pd.DataFrame) -> str:
     first = part.iloc[0]
     trained = part[part["start"] != "random"]
     main = (trained if len(trained) else part).iloc[0]
-    budget = f"{main['budget_epochs']:g} epochs"
+    budget = f"budget {main['budget_epochs']:g} epochs"
     if main["start"] == "baseline":
-        budget = f"{main['baseline_epochs']:g} epochs of dense training + {budget}"
+        budget = f"dense training {main['baseline_epochs']:g} epochs, {budget}"
     if first["track"] == "paper":
         budget = "each paper's own recipe"
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import traceback
 from collections.abc import Callable
@@ -19,12 +20,13 @@ from benchmark.images import BatchSource
 from benchmark.ledger import BudgetExceeded
 from benchmark.spec import RunSpec
 from benchmark.store import Store, write_text
-from benchmark.sweep import Cell, Options
+from benchmark.sweep import Cell, Options, preset_of
 from benchmark.trainer import Diverged
 from methods import build as build_method
 from methods import find
 from methods.api import Unsupported
 
+ALWAYS_SAID = ("methods", "arch", "dataset", "preset", "seeds")  # defaults may change
 EXPECTED = (
     BudgetExceeded,
     Diverged,
@@ -155,10 +157,14 @@ def _same(label: str, cell: Cell) -> bool:
 
 
 def command_of(cell: Cell, options: Options, label: str) -> str:
-    """The command that makes this one record again."""
+    """The command that makes this one record again. Places of this machine are left out: files
+    are named without their folders, the data directory is DIR."""
     spec = cell.spec
     own: dict[str, Any] = {
-        "methods": [label],
+        "methods": [Path(label).name],
+        "preset": preset_of(options),
+        "data_dir": None if options.data_dir is None else Path("DIR"),
+        "checkpoint": None if options.checkpoint is None else Path(options.checkpoint.name),
         "seeds": [spec.seeds.run],
         "flops_reduction": [spec.flops_reduction] if spec.flops_reduction else [],
         "preparation": [spec.preparation],
@@ -167,18 +173,20 @@ def command_of(cell: Cell, options: Options, label: str) -> str:
     }
     chosen = options.model_copy(update=own)
     words = ["python -m benchmark.run"]
-    for name, value in chosen.model_dump(mode="json", exclude_defaults=True).items():
+    said = chosen.model_dump(mode="json", exclude_defaults=True)
+    said |= {name: getattr(chosen, name) for name in ALWAYS_SAID}
+    for name, value in said.items():
         if name in ("results", "jobs", "device"):
             continue
         flag = "--" + name.replace("_", "-")
         if isinstance(value, dict):
-            words += [f"--set {k}={_word(v)}" for k, v in value.items()]
+            words += [f"--set {shlex.quote(f'{k}={_word(v)}')}" for k, v in value.items()]
         elif isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
         elif isinstance(value, list):
-            words.append(f"{flag} {','.join(map(str, value))}")
+            words.append(f"{flag} {shlex.quote(','.join(map(str, value)))}")
         else:
-            words.append(f"{flag} {value}")
+            words.append(f"{flag} {shlex.quote(str(value))}")
     return " ".join(words)
 
 

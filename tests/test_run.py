@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
 from benchmark import archs, evaluate, report, run
 from benchmark.cli import BAD_INPUT, DONE, FAILED, invoke
 from benchmark.store import Store
+from benchmark.sweep import expand, options_from
+from benchmark.tasks import command_of
 
 QUICK = shlex.split(
     "--arch resnet8 --dataset digits --preset demo --epochs 0.5 --set baseline.epochs=1 "
@@ -244,3 +247,18 @@ def test_records_name_code_and_machine(results: Path) -> None:
     assert record.environment["packages"]["torch"]
     assert record.environment["deterministic"] is True
     assert json.dumps(record.environment)
+
+
+def test_recorded_commands_name_no_place_of_this_machine(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "net.pt"
+    words = {
+        "methods": ["l1norm"], "arch": "resnet8", "dataset": "imagefolder", "preset": "demo",
+        "data_dir": tmp_path, "data_name": "mine", "checkpoint": checkpoint, "results": tmp_path,
+    }  # fmt: skip
+    torch.save(archs.build("resnet8", 4).state_dict(), checkpoint)
+    options = options_from(words)
+    (cell,) = expand(options, tiny.data())
+    command = command_of(cell, options, "l1norm")
+    assert str(tmp_path) not in command
+    for said in ("--data-dir DIR", "--checkpoint net.pt", "--arch resnet8", "--seeds 0"):
+        assert said in command

@@ -160,6 +160,16 @@ def test_scores_are_scales_of_the_network_as_it_now_is(
         assert score.data_ptr() != net.norm(layer).weight.data_ptr()
 
 
+def test_scores_are_sizes_whatever_the_sign(
+    tiny_network: tiny.MakeNetwork, tiny_trainer: tiny.MakeTrainer
+) -> None:
+    net = tiny_network()
+    layer = net.layers[0]
+    nn.init.constant_(net.norm(layer).weight, -0.7)
+    scores = Slimming(start="sparse").score(net, tiny_trainer())  # type: ignore[arg-type]
+    assert torch.equal(scores[layer], torch.full_like(scores[layer], 0.7))
+
+
 def test_the_sparse_variant_trains_nothing_here(
     tiny_network: tiny.MakeNetwork, tiny_trainer: tiny.MakeTrainer
 ) -> None:

@@ -440,7 +440,7 @@ def _decay(steps: int, lr: float, nesterov: bool) -> float:
     entry.grad = torch.zeros(1)
     for _ in range(steps):
         optimizer.step()
-    return float(entry)
+    return float(entry.detach())
 
 
 # ---- official ------------------------------------------------------------------------------------
