@@ -301,9 +301,7 @@ def _params(
 ) -> dict[str, Any]:
     """Defaults, variant, the paper's recipe, the user's word; shares of the budget resolved."""
     params = entry.params() | recipe | _settings(options, entry.name)
-    for field, share in entry.cls.shares.items():
-        if not params[field]:
-            params[field] = round(share * budget, 6)
+    params = entry.resolved(params, budget)
     try:
         build_method(entry, params)
     except UnknownMethod as error:

@@ -47,10 +47,7 @@ class Outcome:
 
 def method_of(entry: Entry, epochs: float) -> Method:
     """The method with its defaults, shares of the budget resolved."""
-    params = entry.params()
-    for field, share in entry.cls.shares.items():
-        params[field] = params[field] or share * epochs
-    return build(entry, params)
+    return build(entry, entry.resolved(entry.params(), epochs))
 
 
 def prune(

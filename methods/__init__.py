@@ -20,7 +20,7 @@ from typing import Any, Literal
 from methods.api import Method
 
 FOLDER = Path(__file__).parent
-SUPPORT = {"__init__", "api", "kit", "refit"}
+SUPPORT = {"__init__", "api", "class_masks", "kit", "refit"}
 
 
 class UnknownMethod(ValueError):
@@ -66,6 +66,11 @@ class Entry:
     def is_control(self) -> bool:
         """A control is shown beside the methods, not ranked with them."""
         return bool(self.card["card"].get("kind") == "control")
+
+    def resolved(self, params: Mapping[str, Any], epochs: float) -> dict[str, Any]:
+        """Parameters with epochs that were left at 0 set to their share of the budget."""
+        shares = {f: round(s * epochs, 6) for f, s in self.cls.shares.items() if not params[f]}
+        return dict(params) | shares
 
     def _variant(self) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.card.get("variant", {}).get(self.variant, {})

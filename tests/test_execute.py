@@ -30,8 +30,7 @@ ARCH = "resnet8"
 def make_spec(label: str = "l1norm", seed: int = 0, **changes: Any) -> RunSpec:
     """A small run of a method on the tiny data."""
     entry = find(label)
-    params = entry.params()
-    params |= {name: share * tiny.EPOCHS for name, share in entry.cls.shares.items()}
+    params = entry.resolved(entry.params(), tiny.EPOCHS)
     fields: dict[str, Any] = {
         "track": "common",
         "method": MethodIdentity(

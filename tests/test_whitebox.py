@@ -23,14 +23,8 @@ from benchmark.trainer import Trainer
 from benchmark.trial import permute
 from methods import build, find
 from methods.api import Budget, Plan
-from methods.whitebox import (
-    ClassMask,
-    Mixing,
-    WhiteBox,
-    _dead_vote,
-    leakage,
-    official_search,
-)
+from methods.class_masks import ClassMask, Mixing, leakage
+from methods.whitebox import WhiteBox, _dead_vote, official_search
 
 # METHODS 1.9: K = 3 classes, C = 4 channels, 2 images with 1 x 1 maps
 M = torch.tensor([[1.0, 0.2, -0.5, 0.9], [0.8, -0.1, -0.7, 1.1], [1.2, 0.05, -0.6, 1.0]])

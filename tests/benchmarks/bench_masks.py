@@ -21,7 +21,7 @@ from benchmark import archs
 from benchmark.network import Network
 from benchmark.schedule import make_optimizer
 from benchmark.trainer import Trainer
-from methods.whitebox import ClassMask, Mixing
+from methods.class_masks import ClassMask, Mixing
 
 GOAL = 1.08
 TURNS = 9
