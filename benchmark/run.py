@@ -14,7 +14,7 @@ from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.estimate import estimate, is_done
-from benchmark.frames import leaderboard
+from benchmark.frames import LEAST_SEEDS, leaderboard
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import show_grid, show_list
 from benchmark.load import load_results
@@ -145,6 +145,22 @@ def show_outcome(
         highlight=False,
         soft_wrap=True,
     )
+    for hint in hints(options):
+        screen.print(f"Next: {hint}", highlight=False, soft_wrap=True)
+
+
+def hints(options: Options) -> list[str]:
+    """What to try next."""
+    found = []
+    if len(options.seeds) < LEAST_SEEDS:
+        found.append("--seeds 0,1,2 for intervals and ranks; finished runs are not repeated")
+    if options.dataset == "digits":
+        found.append(
+            "--dataset cifar10, or your own images: --dataset imagefolder --data-dir DIR "
+            "--data-name NAME"
+        )
+    found.append(f"python -m benchmark.report --results {options.results} draws it all again")
+    return found
 
 
 def _load(options: Options, screen: Console) -> Data:
