@@ -13,27 +13,22 @@ Preset = Literal["demo", "quick", "full"]
 
 BASELINE_EPOCHS: dict[str, float] = {"demo": 10, "quick": 30, "full": 200}
 BUDGET_EPOCHS: dict[str, float] = {"demo": 6, "quick": 20, "full": 100}
-BATCH_SIZE = {"digits": 64}  # 1,293 training images: 20 steps an epoch instead of 10
+# Few images make few steps: with the settings of CIFAR, ten epochs of the 1,294 training digits
+# leave ResNet-110 at chance; with these it reaches 99 %.
+SMALL_BASELINE = {"digits": {"batch_size": 32, "lr": 0.05, "warmup": 0.3}}
+SMALL_RECOVERY = {"digits": {"batch_size": 64}}
 
 
 def baseline_recipe(preset: Preset, dataset: str) -> Recipe:
     """The dense network that all methods of a board start from."""
-    return Recipe(
-        epochs=BASELINE_EPOCHS[preset],
-        lr=0.1,
-        batch_size=BATCH_SIZE.get(dataset, 128),
-        warmup=0.1,
-    )
+    recipe = Recipe(epochs=BASELINE_EPOCHS[preset], lr=0.1, batch_size=128, warmup=0.1)
+    return recipe.model_copy(update=SMALL_BASELINE.get(dataset, {}))
 
 
 def recovery_recipe(preset: Preset, dataset: str) -> Recipe:
     """Training after removal; also the recipe of charged preparation phases."""
-    return Recipe(
-        epochs=BUDGET_EPOCHS[preset],
-        lr=0.02,
-        batch_size=BATCH_SIZE.get(dataset, 128),
-        warmup=0.05,
-    )
+    recipe = Recipe(epochs=BUDGET_EPOCHS[preset], lr=0.02, batch_size=128, warmup=0.05)
+    return recipe.model_copy(update=SMALL_RECOVERY.get(dataset, {}))
 
 
 def override(recipe: Recipe, changes: dict[str, Any], prefix: str) -> Recipe:
