@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.managers import SyncManager
 from typing import Any
 
 from benchmark.progress import GridProgress
@@ -38,7 +39,9 @@ def run_tasks(tasks: list[Task], jobs: int, progress: GridProgress) -> Iterator[
 
 def _in_pool(tasks: list[Task], jobs: int, progress: GridProgress) -> Iterator[Ended]:
     method = multiprocessing.get_context("spawn")
-    with method.Manager() as manager:
+    manager = SyncManager(ctx=method)
+    manager.start(_die_with_parent)
+    with manager:
         events = manager.Queue()
         stop = threading.Event()
         listener = threading.Thread(target=_listen, args=(events, progress, stop), daemon=True)
@@ -58,7 +61,7 @@ def _wave(
 ) -> Generator[Ended, None, list[Task]]:
     """Yields what ended; returns the tasks whose process died."""
     left = []
-    with ProcessPoolExecutor(jobs, method) as pool:
+    with ProcessPoolExecutor(jobs, method, initializer=_die_with_parent) as pool:
         futures = {pool.submit(_in_worker, t, events): t for t in tasks}
         try:
             for task, ended in _completed(futures):
@@ -73,6 +76,18 @@ def _wave(
                 process.terminate()
             raise
     return left
+
+
+def _die_with_parent() -> None:
+    """A process whose launcher was killed must not go on unseen."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _died(task: Task, progress: GridProgress) -> Ended:

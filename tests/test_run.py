@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
 import shlex
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -262,3 +266,43 @@ def test_recorded_commands_name_no_place_of_this_machine(tmp_path: Path) -> None
     assert str(tmp_path) not in command
     for said in ("--data-dir DIR", "--checkpoint net.pt", "--arch resnet8", "--seeds 0"):
         assert said in command
+
+
+def test_workers_end_with_their_launcher(tmp_path: Path) -> None:
+    words = ["--methods", "l1norm,random", *QUICK, "--set", "baseline.epochs=200", "--seeds", "0,1"]
+    command = [sys.executable, "-m", "benchmark.run", *words, "--jobs", "2"]
+    launcher = subprocess.Popen(
+        [*command, "--results", str(tmp_path)], stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    workers = _wait_for(lambda: _children_of(launcher.pid))
+    launcher.kill()
+    launcher.wait(60)
+    assert _wait_for(lambda: not any(_is_alive(pid) for pid in workers))
+
+
+def _children_of(pid: int) -> list[int]:
+    """Processes the launcher started, once all of them are there: a tracker, a manager, two
+    workers."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found if len(found) >= 4 else []
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def _wait_for(condition: Callable[[], Any]) -> Any:
+    """The first true answer, asked again for up to two minutes."""
+    for _ in range(240):
+        answer = condition()
+        if answer:
+            return answer
+        threading.Event().wait(0.5)
+    raise AssertionError("waited for two minutes")
