@@ -36,8 +36,8 @@ def new_model(spec: RunSpec) -> nn.Module:
     found = archs.structure_hash(model)
     if found != spec.arch.structure:
         raise BadInput(
-            f"architecture {spec.arch.name} has structure {found}, the run says "
-            f"{spec.arch.structure}: it was planned with another version of the network"
+            f"architecture {spec.arch.name} has structure {found}, the run has "
+            f"{spec.arch.structure}: it was made with another version of the network"
         )
     return model
 

@@ -16,6 +16,9 @@ from benchmark.sweep import Cell, Options
 from benchmark.tasks import DATA_FIELDS, Task, cached_data, task_of, wants_optimistic
 from methods import build as build_method
 
+START_SECONDS = 8.0  # of a pool of processes
+CELL_SECONDS = 4.0  # of tracing, counting and latency, whatever the training
+
 
 def is_done(cell: Cell, options: Options) -> bool:
     """Whether nothing is left to do for the cell."""
@@ -53,7 +56,8 @@ def estimate(cells: list[Cell], options: Options, jobs: int) -> float:
         pruned = 1 - cell.spec.flops_reduction
         images += cell.spec.budget_epochs * epoch * (pruned + 2 * FORWARD_SHARE)
         images += forward + cell.spec.recovery.epochs * len(data.val) / TRAIN_STEP
-    return images * pace / max(1, min(jobs, len(waiting)))
+    workers = max(1, min(jobs, len(waiting)))
+    return START_SECONDS + (images * pace + CELL_SECONDS * len(waiting)) / workers
 
 
 def _seconds_per_image(spec: RunSpec, device: torch.device) -> float:

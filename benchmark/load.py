@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch import nn
 
-from benchmark import archs, frames
+from benchmark import baseline, frames
 from benchmark.errors import BadInput
 from benchmark.network import Network
-from benchmark.record import RunRecord
+from benchmark.spec import RunSpec
 from benchmark.store import Store, read_record
 from methods.api import Plan
 
@@ -48,23 +47,14 @@ def load_pruned(run: str | Path, results: str | Path = "results") -> nn.Module:
             f"the weights of run {record.run_id} are not kept under {root / 'stages'}; "
             f"make them again with: {record.command}"
         )
-    model = rebuild(record, plan)
+    model = rebuild(record.spec, plan)
     model.load_state_dict(weights.tensors)
     return model.eval()
 
 
-def rebuild(record: RunRecord, plan: Plan) -> nn.Module:
+def rebuild(spec: RunSpec, plan: Plan) -> nn.Module:
     """The architecture of the run with the planned channels removed; weights are random."""
-    spec = record.spec
-    dense = archs.build(spec.arch.name, spec.data.num_classes)
-    found = archs.structure_hash(dense)
-    if found != spec.arch.structure:
-        raise BadInput(
-            f"architecture {spec.arch.name} now has structure {found}, the run has "
-            f"{spec.arch.structure}"
-        )
-    size = spec.data.image_size
-    return Network(dense, torch.zeros(1, 3, size, size), spec.scope).remove(plan)
+    return Network(baseline.new_model(spec), baseline.example(spec), spec.scope).remove(plan)
 
 
 def read_plan(path: Path) -> Plan:

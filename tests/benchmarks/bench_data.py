@@ -4,7 +4,7 @@ Speed is reported, never asserted; what is asserted is that both do the same amo
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -24,14 +24,6 @@ BATCH = 256
 PAIRS = 11
 MEAN, STD = PUBLISHED["cifar10"]
 Pass = Callable[[], int]  # reads DRAWN images in batches and returns how many it saw
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ in their number. Speed is reported; what is asserted is that both find the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from pairs import CLASSES, SIZE, Turns, trainer
@@ -23,14 +21,6 @@ GOAL = 10.0
 IMAGES, NAIVE_IMAGES = 100, 8
 TURNS, NAIVE_TURNS = 7, 3
 ARCHS = ("resnet20", "resnet56")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network(arch: str, run: Trainer) -> Network:

@@ -7,7 +7,7 @@ is reported, never asserted; what is asserted is that all three train.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
@@ -26,14 +26,6 @@ from methods.class_masks import ClassMask, Mixing
 GOAL = 1.08
 TURNS = 9
 BATCH = {"resnet20": 128, "resnet56": 128}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class OneByOne(Mixing):

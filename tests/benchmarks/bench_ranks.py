@@ -1,7 +1,7 @@
 """Cost of feature-map ranks: ``pytest tests/benchmarks/bench_ranks.py`` (nothing is asserted)."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from statistics import median
 
 import pytest
@@ -14,14 +14,6 @@ from methods.kit import matrix_ranks
 
 IMAGES = 50
 WIDTHS = [16] * 19 + [32] * 18 + [64] * 18  # the 55 convs of ResNet-56, at 32x32, 16x16 and 8x8
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def stack_weights() -> list[Tensor]:
