@@ -195,8 +195,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise BadInput(f"checkpoint {path} cannot be read as plain tensors: {reason}") from error
+        raise BadInput(
+            f"checkpoint {path} cannot be read as plain tensors: give a .safetensors file, or what "
+            f"torch.save(model.state_dict(), ...) wrote ({type(error).__name__})"
+        ) from error
     for key in ("state_dict", "model", "net"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

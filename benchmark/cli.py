@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmark.errors import BadInput
 
 UsageProblem: type[Exception] = typer.BadParameter.mro()[2]  # ClickException, wherever it lives
+INTERRUPTED_LINE = "interrupted: what is finished is kept, the same command goes on from there"
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -34,14 +35,16 @@ def outcome(call: Callable[[], Any]) -> int:
     except BadInput as error:
         complain(str(error))
         return BAD_INPUT
-    except typer.Exit as leave:
+    except typer.Exit as leave:  # how typer passes an interrupt on, too
+        if leave.exit_code == INTERRUPTED:
+            complain(INTERRUPTED_LINE)
         return int(leave.exit_code)
     except UsageProblem as error:
         text = error.format_message()  # type: ignore[attr-defined]
         complain(f"{' '.join(text.split())} (--help shows what is allowed)")
         return BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
-        complain("interrupted: what is finished is kept, the same command goes on from there")
+        complain(INTERRUPTED_LINE)
         return INTERRUPTED
     return int(code or DONE)
 

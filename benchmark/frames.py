@@ -69,7 +69,8 @@ def leaderboard(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Mean, sample sd and 95 % t-interval; NaN where undefined."""
+    """Mean, sample sd (from 2 values) and 95 % t-interval (from 3: with two it would span up to 25
+    sd and mislead); NaN where undefined."""
     found = np.asarray([v for v in values if not math.isnan(v)])
     n, nan = len(found), math.nan
     if n == 0:
@@ -78,6 +79,8 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     if n == 1:
         return {"mean": mean, "sd": nan, "low": nan, "high": nan}
     sd = float(found.std(ddof=1))
+    if n < LEAST_SEEDS:
+        return {"mean": mean, "sd": sd, "low": nan, "high": nan}
     half = float(student.ppf(0.975, n - 1)) * sd / math.sqrt(n)
     return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
 
@@ -164,6 +167,8 @@ def _marks(row: Row, done: pd.DataFrame) -> list[str]:
         found.append("at chance" + (f" ({lost} of {len(done)} seeds)" if len(done) > 1 else ""))
     if row["selection_score"] <= row["selection_inverse"]:
         found.append("selection uninformative")
+    elif row["selection_score"] <= row["selection_random"]:
+        found.append("no better than random draws")
     if row["n"] and row["missing"]:
         found.append("incomplete")
     return found

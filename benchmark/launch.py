@@ -8,6 +8,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from benchmark import baseline
+from benchmark.archs import load_weights, read_checkpoint
 from benchmark.estimate import dense_tasks, is_done
 from benchmark.network import Network
 from benchmark.pool import run_tasks, worker_count
@@ -39,7 +40,15 @@ def _note_blocked(cell: Cell, store: Store) -> None:
         store.write_attempt(cell.spec, cell.status, cell.blocked)
 
 
-def preflight(cells: list[Cell]) -> Network:
-    """The traced network of the grid: refused here rather than in every cell."""
+def preflight(cells: list[Cell], options: Options) -> Network:
+    """The traced network of the grid: what is wrong with it, or with the checkpoint, is said once
+    and here rather than in every cell.
+
+    Raises:
+        BadInput: the checkpoint does not fit.
+    """
     spec = cells[0].spec
-    return Network(baseline.new_model(spec), baseline.example(spec), spec.scope)
+    model = baseline.new_model(spec)
+    if options.checkpoint is not None:
+        load_weights(model, read_checkpoint(options.checkpoint), str(options.checkpoint))
+    return Network(model, baseline.example(spec), spec.scope)

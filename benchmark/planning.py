@@ -13,7 +13,8 @@ from benchmark import select
 from benchmark.context import Context, make_trainer, start
 from benchmark.evaluation import evaluate
 from benchmark.images import BatchSource
-from benchmark.ledger import Ledger
+from benchmark.ledger import BudgetExceeded, Ledger
+from benchmark.meter import metered
 from benchmark.network import Network
 from benchmark.record import (
     SeedAgreement,
@@ -34,9 +35,56 @@ def make_plan(
     """The plan, and the scores behind it if the method has any. Scores do not depend on target or
     allocation, so one scoring stage serves all of them."""
     if type(method).prune is not Method.prune:
-        return method.prune(net, budget, trainer), None
+        with metered(net) as seen:
+            plan = method.prune(net, budget, trainer)
+        _check_meter(sum(seen), trainer)
+        _check_plan(plan, net, budget)
+        return plan, None
     scores = scored(spec, method, net, trainer, store)
-    return method.select(net, scores, budget), scores
+    plan = method.select(net, scores, budget)
+    _check_plan(plan, net, budget)
+    return plan, scores
+
+
+class BadMethod(Exception):
+    """The method broke the rules of its interface; the text says which."""
+
+
+def _check_meter(seen: int, trainer: Trainer) -> None:
+    entered = sum(e.images for e in trainer.ledger.entries if e.kind != "forward")
+    if seen > entered:
+        raise BudgetExceeded(
+            f"{seen} images passed with gradients enabled, {entered} are in the ledger: train by "
+            "trainer.fit, or draw the images from trainer.batches with gradients enabled"
+        )
+
+
+def _check_scores(scores: object, net: Network) -> None:
+    if not isinstance(scores, dict):
+        raise BadMethod(f"score() must return a dict of layers, not {type(scores).__name__}")
+    missing = [n for n in net.layers if n not in scores]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise BadMethod(f"score() must give one (C,) tensor per layer; missing: {missing[0]}{more}")
+
+
+def _check_plan(plan: object, net: Network, budget: Budget) -> None:
+    """A plan removes what was asked for; removing more is its own loss, removing less an error."""
+    if not isinstance(plan, Plan):
+        raise BadMethod(f"prune() must return a Plan, not {type(plan).__name__}")
+    strange = sorted(plan.keep.keys() - net.map.widths.keys())
+    if strange:
+        raise BadMethod(f"the plan names the group {strange[0]}, which does not exist")
+    if budget.allocation in ("none", "listed"):
+        return
+    dense = net.macs()
+    unit = max(dense - net.macs({g.name: g.width - 1}) for g in net.groups)
+    cut = 1 - net.macs(plan.widths()) / dense
+    if cut < budget.macs_cut - max(select.TOLERANCE, 2 * unit / dense):
+        raise BadMethod(
+            f"the plan removes {100 * cut:.1f} % of the FLOPs, {100 * budget.macs_cut:.1f} % were "
+            "asked for"
+        )
 
 
 def scores_key(spec: RunSpec) -> str:
@@ -53,7 +101,10 @@ def scored(
     with store.only_one("scores", key):
         stage = store.stage("scores", key)
         if stage is None:
-            scores = method.score(net, trainer)
+            with metered(net) as seen:
+                scores = method.score(net, trainer)
+            _check_meter(sum(seen), trainer)
+            _check_scores(scores, net)
             tensors = {f"score/{n}": s for n, s in scores.items()}
             tensors |= {f"net/{k}": v for k, v in net.traced.state_dict().items()}
             facts = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -40,7 +42,8 @@ def run_tasks(tasks: list[Task], jobs: int, progress: GridProgress) -> Iterator[
 def _in_pool(tasks: list[Task], jobs: int, progress: GridProgress) -> Iterator[Ended]:
     method = multiprocessing.get_context("spawn")
     manager = SyncManager(ctx=method)
-    manager.start(_die_with_parent)
+    with _children_ignore_interrupts():
+        manager.start(_die_with_parent)
     with manager:
         events = manager.Queue()
         stop = threading.Event()
@@ -62,7 +65,8 @@ def _wave(
     """Yields what ended; returns the tasks whose process died."""
     left = []
     with ProcessPoolExecutor(jobs, method, initializer=_die_with_parent) as pool:
-        futures = {pool.submit(_in_worker, t, events): t for t in tasks}
+        with _children_ignore_interrupts():
+            futures = {pool.submit(_in_worker, t, events): t for t in tasks}
         try:
             for task, ended in _completed(futures):
                 if ended is None:
@@ -71,11 +75,26 @@ def _wave(
                 progress.finish(task.name, ended.line)
                 yield ended
         except BaseException:
+            workers = list((pool._processes or {}).values())  # shutdown forgets them
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(getattr(pool, "_processes", {}).values()):
-                process.terminate()
+            for worker in workers:
+                worker.terminate()
             raise
     return left
+
+
+@contextlib.contextmanager
+def _children_ignore_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches the whole process group; the launcher alone answers it. Processes started
+    within the block inherit that interrupts are ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _die_with_parent() -> None:
@@ -118,7 +137,8 @@ def _in_worker(task: Task, events: queue.Queue[tuple[str, str, int, int]]) -> En
         now = time.monotonic()
         if now - last > 0.5 or done == total:
             last = now
-            events.put((cell, phase, done, total))
+            with contextlib.suppress(OSError, EOFError):  # the launcher is going: work on
+                events.put((cell, phase, done, total))
 
     return do(task, report)
 

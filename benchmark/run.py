@@ -109,7 +109,7 @@ def run(options: Options, dry_run: bool, screen: Console) -> int:
     runnable = [c for c in cells if not c.blocked]
     jobs = worker_count(options)
     if runnable:
-        preflight(runnable)
+        preflight(runnable, options)
     if dry_run:
         show_grid(cells, options, jobs, screen)
         return DONE
@@ -180,8 +180,6 @@ def _lists(words: dict[str, Any]) -> dict[str, Any]:
             except ValueError as error:
                 flag = "--" + name.replace("_", "-")
                 raise BadInput(f"{flag} {words[name]}: give numbers, as 0,1,2") from error
-    if found.get("methods") == []:
-        raise BadInput("--methods: give at least one name; --list methods shows them")
     return found
 
 

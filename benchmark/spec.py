@@ -25,7 +25,7 @@ Precision = Literal["fp32", "bf16"]
 class Frozen(BaseModel):
     """Immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Recipe(Frozen):
@@ -37,12 +37,12 @@ class Recipe(Frozen):
     lr: float = Field(gt=0)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     milestones: tuple[float, ...] = ()
-    gamma: float = 0.1
+    gamma: float = Field(0.1, gt=0, le=1)
     warmup: float = Field(0.0, ge=0, lt=1)  # share of the phase with a linearly growing rate
     batch_size: int = Field(128, ge=2)
-    momentum: float = 0.9
+    momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
-    weight_decay: float = 5e-4
+    weight_decay: float = Field(5e-4, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 

@@ -32,9 +32,9 @@ from methods import build as build_method
 class Options(BaseModel):
     """Every flag of `python -m benchmark.run`, and every key of a `--config` file."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
-    methods: list[str] = ["whitebox", "hrank", "l1norm"]
+    methods: list[str] = Field(["whitebox", "hrank", "l1norm"], min_length=1)
     arch: str = "resnet20"
     dataset: Literal["digits", "cifar10", "cifar100", "imagefolder"] = "cifar10"
     data_dir: Path | None = None
@@ -42,13 +42,13 @@ class Options(BaseModel):
     image_size: int | None = Field(None, ge=8, le=1024)
     normalize: str = "dataset"
     flops_reduction: list[float] = []
-    seeds: list[int] = [0]
+    seeds: list[int] = Field([0], min_length=1)
     allocation: Literal["method", "global", "uniform"] = "method"
     scope: Literal["inner", "all"] = "inner"
     track: Track = "common"
     preset: Literal["demo", "quick", "full"] | None = None
-    reconstruct: list[Literal["none", "ls"]] = ["none"]
-    preparation: list[Literal["charged", "free"]] = ["charged"]
+    reconstruct: list[Literal["none", "ls"]] = Field(["none"], min_length=1)
+    preparation: list[Literal["charged", "free"]] = Field(["charged"], min_length=1)
     min_width: float = Field(0.1, gt=0, lt=1)
     optimistic: bool | None = None
     epochs: float | None = Field(None, gt=0)
@@ -58,8 +58,8 @@ class Options(BaseModel):
     checkpoint: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    threads: int = Field(1, ge=1)
-    jobs: int | None = Field(None, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
+    jobs: int | None = Field(None, ge=1, le=1024)
     compile: bool = False
     results: Path = Path("results")
 

@@ -18,6 +18,7 @@ from benchmark.errors import BadInput
 from benchmark.execute import run_one
 from benchmark.images import BatchSource
 from benchmark.ledger import BudgetExceeded
+from benchmark.planning import BadMethod
 from benchmark.spec import RunSpec
 from benchmark.store import Store, write_text
 from benchmark.sweep import Cell, Options, preset_of
@@ -31,6 +32,7 @@ EXPECTED = (
     BudgetExceeded,
     Diverged,
     BadInput,
+    BadMethod,
 )  # the reason says it all: no traceback is shown
 DATA_FIELDS = (
     "dataset", "data_dir", "data_name", "image_size", "normalize", "track", "results",
@@ -101,7 +103,7 @@ def do(task: Task, report: Report) -> Ended:
         status, text = "n/a", str(reason)
     except EXPECTED as reason:
         status, text = "failed", str(reason)
-    except Exception as error:  # a cell must never take the grid down
+    except (Exception, SystemExit) as error:  # a cell must never take the grid down
         log = f"logs/{task.spec.run_id}.log"
         write_text(store.root / log, traceback.format_exc())
         what = f"{type(error).__name__}: {error}".splitlines()[0]

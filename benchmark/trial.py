@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.images import Images
+from benchmark.meter import metered
 from benchmark.network import Network
 from benchmark.trainer import Trainer
 from methods import Entry, build
@@ -64,23 +64,15 @@ def prune(
     trainer.use(net)
     method = method_of(entry, trainer.epochs)
     budget = Budget(bench.macs_cut, bench.min_keep, method.allocations[0])
-    seen: list[int] = []
-
-    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if torch.is_grad_enabled():
-            seen.append(len(inputs[0]))
-
-    watch = net.register_forward_pre_hook(count)
     try:
-        if scores_first(entry):
-            scores: Scores | None = method.score(net, trainer)
-            plan = method.select(net, scores or {}, budget)
-        else:
-            scores, plan = None, method.prune(net, budget, trainer)
+        with metered(net) as seen:
+            if scores_first(entry):
+                scores: Scores | None = method.score(net, trainer)
+                plan = method.select(net, scores or {}, budget)
+            else:
+                scores, plan = None, method.prune(net, budget, trainer)
     except Unsupported as reason:
         raise NotApplicable(str(reason)) from reason
-    finally:
-        watch.remove()
     return Outcome(method, budget, plan, scores, net, trainer, sum(seen))
 
 

@@ -106,6 +106,8 @@ def find(label: str) -> Entry:
         path = Path(label)
         if not path.is_file():
             raise UnknownMethod(f"method file {label} does not exist")
+        if path.stem in names():
+            raise UnknownMethod(f"method file {label} has the name of one of ours: rename it")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         return Entry(path.stem, "", _only_method(_import_file(path, digest)), _card(path), digest)
     name, _, variant = label.partition(":")
@@ -169,7 +171,7 @@ def _did_you_mean(kind: str, word: str, legal: list[str]) -> str:
     return f"unknown {kind} '{word}'{hint} (known: {', '.join(legal) or 'none'})"
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
@@ -199,7 +201,7 @@ def _import_file(path: Path, digest: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up while the class body runs
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UnknownMethod(
             f"method file {path} cannot be imported: {type(error).__name__}: {_one_line(error)}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -306,3 +308,106 @@ def _wait_for(condition: Callable[[], Any]) -> Any:
             return answer
         threading.Event().wait(0.5)
     raise AssertionError("waited for two minutes")
+
+
+METHOD = '''"""A method that breaks a rule."""
+
+from dataclasses import dataclass
+
+import torch
+
+from methods.api import Method, Plan
+
+
+@dataclass(frozen=True)
+class Breaks(Method):
+    """Breaks a rule."""
+
+    {body}
+'''
+TRAINS = """def score(self, net, trainer):
+        with torch.no_grad():
+            batches = list(trainer.batches(images=30))
+        for x, _ in batches:
+            net(x).sum().backward()
+        return {n: net.weight(n).abs().sum((1, 2, 3)) for n in net.layers}"""
+
+
+@pytest.mark.parametrize(
+    ("body", "match"),
+    [
+        ("def prune(self, net, budget, trainer):\n        return Plan({})", "removes 0.0 %"),
+        ("def prune(self, net, budget, trainer):\n        return Plan({'x': (0,)})", "group x"),
+        ("def prune(self, net, budget, trainer):\n        return None", "not NoneType"),
+        ("def score(self, net, trainer):\n        return None", "not NoneType"),
+        ("def score(self, net, trainer):\n        return {}", "missing: layer1.0.conv1"),
+        ("def score(self, net, trainer):\n        raise SystemExit(0)", "SystemExit"),
+        (TRAINS, "30 images passed with gradients enabled, 0 are in the ledger"),
+    ],
+)
+def test_methods_that_break_a_rule_fail_with_its_name(
+    body: str, match: str, tmp_path: Path
+) -> None:
+    (tmp_path / "breaks.py").write_text(METHOD.replace("{body}", body))
+    root = tmp_path / "results"
+    assert cli("--methods", str(tmp_path / "breaks.py"), results=root) == FAILED
+    (attempt,) = Store(root).last_attempts()
+    assert match in attempt.reason
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("--lr inf", "--lr"),
+        ("--lr nan", "--lr"),
+        ("--set recovery.momentum=1e999", "recovery.momentum"),
+        ("--set recovery.gamma=-1", "recovery.gamma"),
+        ("--threads 100000", "--threads"),
+        ("--preparation ,", "--preparation"),
+        ("--methods ,", "--methods"),
+    ],
+)
+def test_settings_out_of_range(
+    words: str, match: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*words.split(), "--dry-run", results=tmp_path) == BAD_INPUT
+    assert match in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_does_not_fit_is_said_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(archs.build("resnet20", 10).state_dict(), tmp_path / "net.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    for name, match in (("net.pt", "does not fit this architecture"), ("text.pt", "plain tensors")):
+        words = ["--methods", "l1norm", "--checkpoint", str(tmp_path / name), "--dry-run"]
+        assert cli(*words, results=tmp_path / "results") == BAD_INPUT
+        assert match in capsys.readouterr().err
+
+
+def test_a_file_with_one_of_our_names_or_that_exits_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "l1norm.py").write_text(MINE)
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)\n")
+    for name, match in (("l1norm.py", "rename it"), ("leaves.py", "cannot be imported")):
+        assert cli("--methods", str(tmp_path / name), results=tmp_path / "r") == BAD_INPUT
+        assert match in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_the_grid_cleanly_and_it_goes_on(tmp_path: Path) -> None:
+    words = ["--methods", "l1norm,random", *QUICK, "--set", "baseline.epochs=200", "--seeds", "0,1"]
+    command = [sys.executable, "-m", "benchmark.run", *words, "--jobs", "2"]
+    launcher = subprocess.Popen(
+        [*command, "--results", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    workers = _wait_for(lambda: _children_of(launcher.pid))
+    os.killpg(launcher.pid, signal.SIGINT)
+    _, said = launcher.communicate(timeout=120)
+    assert launcher.returncode == 130
+    assert said.splitlines() == [
+        "error: interrupted: what is finished is kept, the same command goes on from there"
+    ]
+    assert _wait_for(lambda: not any(_is_alive(pid) for pid in workers))
+    assert not list((tmp_path / "attempts").glob("**/*.json"))
