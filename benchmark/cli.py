@@ -35,9 +35,7 @@ def outcome(call: Callable[[], Any]) -> int:
     except BadInput as error:
         complain(str(error))
         return BAD_INPUT
-    except typer.Exit as leave:  # how typer passes an interrupt on, too
-        if leave.exit_code == INTERRUPTED:
-            complain(INTERRUPTED_LINE)
+    except typer.Exit as leave:
         return int(leave.exit_code)
     except UsageProblem as error:
         text = error.format_message()  # type: ignore[attr-defined]
@@ -46,6 +44,8 @@ def outcome(call: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         complain(INTERRUPTED_LINE)
         return INTERRUPTED
+    if code == INTERRUPTED:  # typer turns an interrupt into this code
+        complain(INTERRUPTED_LINE)
     return int(code or DONE)
 
 
