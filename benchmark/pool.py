@@ -65,9 +65,9 @@ def _wave(
     """Yields what ended; returns the tasks whose process died."""
     left = []
     with ProcessPoolExecutor(jobs, method, initializer=_die_with_parent) as pool:
-        with _children_ignore_interrupts():
-            futures = {pool.submit(_in_worker, t, events): t for t in tasks}
         try:
+            with _children_ignore_interrupts():
+                futures = {pool.submit(_in_worker, t, events): t for t in tasks}
             for task, ended in _completed(futures):
                 if ended is None:
                     left.append(task)
@@ -86,15 +86,12 @@ def _wave(
 @contextlib.contextmanager
 def _children_ignore_interrupts() -> Iterator[None]:
     """Ctrl-C reaches the whole process group; the launcher alone answers it. Processes started
-    within the block inherit that interrupts are ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    within the block inherit that the signal is blocked; here it is only put off until the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _die_with_parent() -> None:
