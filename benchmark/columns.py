@@ -217,8 +217,8 @@ def _summary(name: str, source: Column) -> list[Column]:
     return [
         Column(f"{name}_mean", f"mean over seeds of: {what}{headline}", unit, 2),
         Column(f"{name}_sd", f"sample standard deviation of {name}; empty below 2 seeds", unit, 2),
-        Column(f"{name}_low", f"95 % t-interval of the mean of {name}, lower end; not cut at 100",
-               unit, 2),
+        Column(f"{name}_low", f"95 % t-interval of the mean of {name}, lower end; "
+               "from 3 seeds, not cut at 100", unit, 2),
         Column(f"{name}_high", "upper end", unit, 2),
     ]  # fmt: skip
 
@@ -234,7 +234,8 @@ LEADERBOARD: list[Column] = [
     Column("rank", "by final_mean among the methods of one board; empty below 3 seeds, for controls"
            ", floor-bound and incomplete rows, saturated boards, and with nothing to rank against",
            "", 0),
-    Column("marks", "control, floor-bound, at chance, selection uninformative, incomplete"),
+    Column("marks", "control, floor-bound, at chance, selection uninformative, no better than "
+           "random draws, incomplete"),
     *[c for name, source in QUANTITIES.items() for c in _summary(name, _BY_NAME[source])],
     Column("dense_mean", f"mean of: {_BY_NAME['dense_top1'].meaning}", PERCENT, 2),
     Column("dense_sd", "its sample standard deviation over networks", PERCENT, 2),

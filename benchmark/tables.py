@@ -149,6 +149,9 @@ def notes(frame: pd.DataFrame, in_full: bool = True) -> list[str]:
          f"Floor-bound: more than {MOST_FLOOR:.0f} % of the groups are at their minimum width, so "
          "the floor decided, not the method; not ranked."),
         ("at chance" in marks, "At chance: final accuracy is that of guessing."),
+        ("no better than random draws" in marks,
+         "No better than random draws: after BN recalibration the chosen channels are no better "
+         "than random ones at the same widths."),
         ("selection uninformative" in marks,
          "Selection uninformative: after BN recalibration the chosen channels are no better than "
          "those that the negated score chooses."),

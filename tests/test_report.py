@@ -286,3 +286,11 @@ def test_terminal_table_fits(records: list[RunRecord]) -> None:
     text = console.export_text()
     assert all(part in text for part in ("91.00 ± 1.00 (3)", "control", "-1.00"))
     assert text.index("hrank") < text.index("l1norm")  # by final accuracy
+
+
+def test_a_choice_that_random_draws_match_is_marked_and_explained() -> None:
+    check = SelectionCheck(score=0.4, inverse=0.2, random=[0.5], percentile=0.0, informative=True)
+    run = made.record(made.spec("hrank", 0), selection=check)
+    board = board_of(run)
+    assert "no better than random draws" in board["marks"].iloc[0]
+    assert any(note.startswith("No better than random draws") for note in tables.notes(board))
