@@ -11,8 +11,9 @@ from torch import nn
 from benchmark import baseline, frames
 from benchmark.errors import BadInput
 from benchmark.network import Network
+from benchmark.record import read_record
 from benchmark.spec import RunSpec
-from benchmark.store import Store, read_record
+from benchmark.store import Store
 from methods.api import Plan
 
 

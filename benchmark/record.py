@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from benchmark.errors import BadInput
 from benchmark.measure import Cost
 from benchmark.spec import SCHEMA, Frozen, RunSpec
+
+RECORD = "record.json"
 
 
 class Accuracy(Frozen):
@@ -91,3 +98,27 @@ class RunRecord(Frozen):
     environment: dict[str, Any]
     seconds: float
     command: str
+
+
+def read_record(path: Path) -> RunRecord:
+    """A record from disk.
+
+    Raises:
+        BadInput: not a record, or of a newer schema than this version reads.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        version = content["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is not a run record: {error}") from error
+    if not isinstance(version, int) or version > SCHEMA:
+        raise BadInput(
+            f"{path} has schema version {version}, this version reads up to {SCHEMA}: "
+            "update the suite"
+        )
+    try:
+        return RunRecord.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BadInput(f"{path} is not a run record: {place}: {first['msg']}") from error

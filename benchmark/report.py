@@ -14,7 +14,8 @@ import typer
 
 from benchmark import columns, frames, looks, plots
 from benchmark.errors import BadInput
-from benchmark.store import Store, write_text
+from benchmark.files import write_text
+from benchmark.store import Store
 from benchmark.tables import csv_text, latex_page, markdown_page, markdown_table, terminal_table
 
 __all__ = ["build", "main", "markdown_table", "terminal_table"]

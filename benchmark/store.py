@@ -10,7 +10,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,16 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmark.errors import BadInput
-from benchmark.record import RunRecord
-from benchmark.spec import SCHEMA, RunSpec
+from benchmark.files import dump_json, new_folder, write_text
+from benchmark.record import RECORD, RunRecord, read_record
+from benchmark.spec import RunSpec
 from methods.api import Plan
-
-RECORD = "record.json"
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class Store:
     ) -> Path:
         """Publish a finished run as one folder. A run that exists already is left alone."""
         folder = self.run_folder(record.spec)
-        with self._publishing(folder) as draft:
+        with new_folder(folder) as draft:
             kept = {g: list(k) for g, k in plan.keep.items()}
             write_text(draft / RECORD, dump_json(record.model_dump(mode="json")))
             write_text(draft / "plan.json", dump_json({"run_id": record.run_id, "keep": kept}))
@@ -147,7 +144,7 @@ class Store:
         return Stage(tensors, json.loads((folder / "facts.json").read_text("utf-8")))
 
     def publish_stage(self, kind: str, key: str, stage: Stage) -> None:
-        with self._publishing(self.stages / f"{kind}-{key}") as draft:
+        with new_folder(self.stages / f"{kind}-{key}") as draft:
             whole = {k: v.detach().cpu().contiguous() for k, v in stage.tensors.items()}
             save_file(whole, draft / "tensors.safetensors")
             write_text(draft / "facts.json", dump_json(stage.facts))
@@ -159,18 +156,6 @@ class Store:
         with FileLock(self.stages / f"{kind}-{key}.lock"):
             yield
 
-    @contextlib.contextmanager
-    def _publishing(self, folder: Path) -> Iterator[Path]:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
-        try:
-            yield draft
-            draft.chmod(0o755)  # mkdtemp makes it private
-            with contextlib.suppress(OSError):  # somebody else published the same content first
-                draft.rename(folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-
 
 def check_writable(root: Path) -> None:
     """Raises BadInput if results cannot be written there."""
@@ -180,45 +165,6 @@ def check_writable(root: Path) -> None:
             pass
     except OSError as error:
         raise BadInput(f"results directory {root} is not writable: {error.strerror}") from error
-
-
-def read_record(path: Path) -> RunRecord:
-    """A record from disk.
-
-    Raises:
-        BadInput: not a record, or of a newer schema than this version reads.
-    """
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        version = content["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} is not a run record: {error}") from error
-    if not isinstance(version, int) or version > SCHEMA:
-        raise BadInput(
-            f"{path} has schema version {version}, this version reads up to {SCHEMA}: "
-            "update the suite"
-        )
-    try:
-        return RunRecord.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise BadInput(f"{path} is not a run record: {place}: {first['msg']}") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=".draft-", dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-    Path(draft).chmod(0o644)
-    Path(draft).replace(path)
-
-
-def dump_json(value: Any) -> str:
-    """Sorted keys, two spaces, a final newline; NaN is refused."""
-    return json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
 def encode(value: Any) -> Any:

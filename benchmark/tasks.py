@@ -16,11 +16,12 @@ from benchmark.context import Context, make_trainer, set_threads_and_determinism
 from benchmark.data import Data, load_data
 from benchmark.errors import BadInput
 from benchmark.execute import run_one
+from benchmark.files import write_text
 from benchmark.images import BatchSource
 from benchmark.ledger import BudgetExceeded
 from benchmark.planning import BadMethod
 from benchmark.spec import RunSpec
-from benchmark.store import Store, write_text
+from benchmark.store import Store
 from benchmark.sweep import Cell, Options, preset_of
 from benchmark.trainer import Diverged
 from methods import build as build_method

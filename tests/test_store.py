@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from benchmark.errors import BadInput
+from benchmark.files import write_text
+from benchmark.record import read_record
 from benchmark.store import (
     Stage,
     Store,
     check_writable,
     decode,
     encode,
-    read_record,
     weights_digest,
-    write_text,
 )
 
 

@@ -1,0 +1,87 @@
+"""Writing that survives a kill and a power cut: whole or not at all.
+
+Everything is written beside its place, flushed to the disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+DRAFT = ".draft-"  # begins the name of everything unfinished
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by this text."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file by these bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=DRAFT, dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.chmod(0o644)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A draft that becomes `folder` at the end of the block, unless somebody else published the
+    same content first. Whatever goes wrong, nothing half-written stays.
+
+    Raises:
+        OSError: the disk is full, or the place cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)  # mkdtemp makes it private
+        for path in draft.rglob("*"):
+            flush(path)
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+        flush_folder(folder.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Make the file's content durable."""
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames within the folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse it for folders
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def dump_json(value: Any) -> str:
+    """Sorted keys, two spaces, a final newline; NaN is refused."""
+    return json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n"
