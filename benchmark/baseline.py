@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmark import archs
 from benchmark.archs import load_weights, read_checkpoint
+from benchmark.environment import hardware_kind
 from benchmark.errors import BadInput
 from benchmark.evaluation import evaluate
 from benchmark.images import BatchSource
@@ -71,24 +72,29 @@ def dense_stage(
     """Weights and accuracy of the dense network, made on first use."""
     model = new_model(spec)
     key = stage_key(spec, method.own_dense)
-    with store.only_one("dense", key):
-        found = store.stage("dense", key)
-        if found is None:
-            if spec.start.kind == "checkpoint":
-                _read(model, spec, checkpoint)
-            else:
+    with store.claims.take("dense", key, log=trainer.log) as claim:
+        found = store.stage("dense", key, trainer.log)
+        if found is not None:
+            return found
+        if spec.start.kind == "checkpoint":
+            _read(model, spec, checkpoint)
+        else:
+            with trainer.telling(store.claims.news(claim)):
                 model = _train(model, spec, method, trainer)
-            model.to(trainer.device)
-            found = Stage(
-                dict(model.state_dict()),
-                {
-                    "weights": weights_digest(model.state_dict()),
-                    "accuracy": accuracy(model, trainer, test).model_dump(mode="json"),
-                    "curve": [asdict(row) for row in trainer.curve],
-                    "seconds": sum(e.seconds for e in trainer.ledger.entries),
-                },
-            )
-            store.publish_stage("dense", key, found)
+        model.to(trainer.device)
+        found = Stage(
+            dict(model.state_dict()),
+            {
+                "weights": weights_digest(model.state_dict()),
+                "accuracy": accuracy(model, trainer, test).model_dump(mode="json"),
+                "curve": [asdict(row) for row in trainer.curve],
+                "seconds": sum(e.seconds for e in trainer.ledger.entries),
+                "hardware": hardware_kind(),
+            },
+        )
+        store.publish_stage("dense", key, found)
+        if trainer.checkpoints is not None:
+            trainer.checkpoints.drop()
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.compare import hardware_of
 from benchmark.record import RunRecord
 from benchmark.spec import RunSpec, canonical, digest
 
@@ -141,7 +142,7 @@ RECORD: list[tuple[Column, Callable[[RunRecord], Any]]] = [
             "% of dense MACs", 2), lambda r: 100 * r.largest_reduction),
     *[
         (Column(f"speedup_{size}", f"latency of the dense over that of the pruned network, batch of"
-                f" {size}, on the machine of the run", "ratio", 2),
+                f" {size}, on the hardware of the run", "ratio", 2),
          lambda r, k=f"batch_{size}": r.latency.get(k, {}).get("speedup"))
         for size in (1, 128)
     ],
@@ -156,7 +157,9 @@ RECORD: list[tuple[Column, Callable[[RunRecord], Any]]] = [
     (Column("training_gmacs", "multiply-accumulates of all gradient steps after the start",
             "10^9 MACs", 1),
      lambda r: sum(e["macs"] for e in r.spent.rows if e["kind"] != "forward") / 1e9),
-    (Column("seconds", "wall time of the run", "s", 1), lambda r: r.seconds),
+    (Column("seconds", "wall time of the run, on its hardware", "s", 1), lambda r: r.seconds),
+    (Column("hardware", "processor or GPU that computed; timings are compared within one only"),
+     lambda r: hardware_of(r.environment)),
     (Column("selection_score", "validation top-1 of the choice after BN recalibration", PERCENT, 2),
      lambda r: _percent(r.selection.score) if r.selection else None),
     (Column("selection_inverse", "the same with the score negated", PERCENT, 2),
@@ -206,6 +209,7 @@ MEANS = [
     "agreement_rank", "agreement_kept", "tied_share", "kept_overlap", "test_best_test",
 ]  # fmt: skip
 MEDIANS = ["speedup_1", "speedup_128"]
+TIMINGS = ["seconds", *MEDIANS]  # mean nothing over several kinds of hardware
 
 RUNS: list[Column] = [c for c, _ in SPEC] + PLACED + RUN + [c for c, _ in RECORD] + JOINED
 _BY_NAME = {c.name: c for c in RUNS}
@@ -235,13 +239,14 @@ LEADERBOARD: list[Column] = [
            ", floor-bound and incomplete rows, saturated boards, and with nothing to rank against",
            "", 0),
     Column("marks", "control, floor-bound, at chance, selection uninformative, no better than "
-           "random draws, incomplete"),
+           "random draws, incomplete, timings of several machines"),
     *[c for name, source in QUANTITIES.items() for c in _summary(name, _BY_NAME[source])],
     Column("dense_mean", f"mean of: {_BY_NAME['dense_top1'].meaning}", PERCENT, 2),
     Column("dense_sd", "its sample standard deviation over networks", PERCENT, 2),
     Column("dense_n", "different dense networks", "", 0),
     *[_BY_NAME[name] for name in MEANS],
     *[_BY_NAME[name] for name in MEDIANS],
+    _BY_NAME["hardware"],
 ]  # fmt: skip
 
 
@@ -256,7 +261,8 @@ def dictionary() -> str:
         "# Data dictionary\n",
         "Written by `python -m benchmark.report`. Decimals are fixed, an empty field means that "
         "there is no such figure. In the leaderboards, columns that also occur in `runs.csv` are "
-        "means over seeds, `speedup_*` medians.\n",
+        "means over seeds, `speedup_*` medians; `seconds` and `speedup_*` are empty there if the "
+        "runs of a row come from several kinds of hardware.\n",
     ]
     for title, columns in (
         ("`leaderboard.csv` and `leaderboard/DATA-ARCH.csv`: one row per cell", LEADERBOARD),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from benchmark import baseline, measure
+from benchmark.checkpoint import EVERY, Checkpoints, quiet
 from benchmark.data import Data
 from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
@@ -18,7 +20,7 @@ from benchmark.record import (
     Dense,
 )
 from benchmark.spec import RunSpec
-from benchmark.store import Store, weights_digest
+from benchmark.store import Stage, Store, weights_digest
 from benchmark.trainer import Progress, Trainer, silent
 from methods.api import Budget, Method
 
@@ -35,6 +37,8 @@ class Context:
     compiled: bool = False
     optimistic: bool = False  # also read the test split after every recovery epoch
     command: str = ""
+    log: Callable[[str], None] = quiet
+    checkpoint_seconds: float = EVERY  # between checkpoints within an epoch
 
 
 def set_threads_and_determinism(threads: int) -> None:
@@ -63,7 +67,13 @@ def make_trainer(spec: RunSpec, context: Context) -> Trainer:
         progress=context.progress,
         charged=spec.preparation == "charged",
         compiled=context.compiled,
+        log=context.log,
     )
+
+
+def checkpoints_of(context: Context, kind: str, key: str) -> Checkpoints:
+    """Where the training phases of a piece of work are kept until it is done."""
+    return context.store.checkpoints(kind, key, context.checkpoint_seconds, context.log)
 
 
 def start(
@@ -72,13 +82,22 @@ def start(
     model, accuracy = baseline.new_model(spec), None
     if spec.start.kind != "random":
         trainer = make_trainer(spec, context)
-        stage = baseline.dense_stage(spec, method, trainer, test, context.store, context.checkpoint)
+        stage = dense_stage(spec, method, trainer, test, context)
         model.load_state_dict(stage.tensors)
         accuracy = Accuracy.model_validate(stage.facts["accuracy"])
     cost = measure.cost(model, baseline.example(spec))
     dense = Dense(weights=weights_digest(model.state_dict()), accuracy=accuracy, cost=cost)
     net = Network(model, baseline.example(spec), spec.scope)
     return dense, net.to(context.device)
+
+
+def dense_stage(
+    spec: RunSpec, method: Method, trainer: Trainer, test: BatchSource, context: Context
+) -> Stage:
+    """The dense network of the run, made on first use by whoever comes first."""
+    key = baseline.stage_key(spec, method.own_dense)
+    trainer.checkpoints = checkpoints_of(context, "dense", key)
+    return baseline.dense_stage(spec, method, trainer, test, context.store, context.checkpoint)
 
 
 def budget_of(spec: RunSpec, net: Network) -> Budget:

@@ -6,6 +6,7 @@ or a thread count.
 
 import difflib
 import hashlib
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,16 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import BadInput
-from benchmark.images import Augmentation, DataIdentity, Images, Triple
-from benchmark.readers import Decoded, Progress, draw_per_class, others, published, read
+from benchmark.files import write_bytes
+from benchmark.images import (
+    LONGEST_NAME,
+    NAME_PATTERN,
+    Augmentation,
+    DataIdentity,
+    Images,
+    Triple,
+)
+from benchmark.readers import Decoded, Progress, draw_per_class, others, read
 
 NAMES = ("digits", "cifar10", "cifar100", "imagefolder")
 NO_SPLIT = "none"
@@ -29,7 +38,7 @@ PUBLISHED: dict[str, tuple[Triple, Triple]] = {
 }
 # Changing it changes every split: raise PROTOCOL with it.
 _VALIDATION_SALT = 1
-_DATA_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_DATA_NAME = re.compile(rf"(?=[a-z0-9])(?!.*[A-Z+]){NAME_PATTERN}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +116,11 @@ def _check_request(
         raise BadInput("imagefolder needs --data-dir DIR with DIR/train/<class>/ and DIR/test/")
     if data_name is None:
         raise BadInput("imagefolder needs --data-name NAME: results are filed under it")
-    if not _DATA_NAME.fullmatch(data_name):
-        raise BadInput(f"invalid data name {data_name!r}: use a-z, 0-9, '.', '_' and '-'")
+    if not _DATA_NAME.fullmatch(data_name) or len(data_name) > LONGEST_NAME:
+        raise BadInput(
+            f"invalid data name {data_name!r}: use a-z, 0-9, '_', '-' and single dots inside, "
+            f"{LONGEST_NAME} characters at most"
+        )
     if data_name in NAMES:
         raise BadInput(f"the data name {data_name!r} is a built-in data set: choose another")
 
@@ -170,6 +182,13 @@ def _hold_out(decoded: Decoded, cache_dir: Path) -> tuple[Images, Images, str]:
     rows = draw_per_class(labels, counts, _VALIDATION_SALT)
     indices = rows.numpy().astype("<i8")
     split_hash = hashlib.sha256(indices.tobytes()).hexdigest()[:16]
-    with published(cache_dir / f"split-{split_hash}.npy") as scratch:
-        np.save(scratch, indices)
+    _keep(cache_dir / f"split-{split_hash}.npy", indices)
     return decoded.train.select(others(len(labels), rows)), decoded.train.select(rows), split_hash
+
+
+def _keep(path: Path, indices: np.ndarray) -> None:
+    """Write the array for people to look up, unless it is there as it should be."""
+    content = io.BytesIO()
+    np.save(content, indices)
+    if not path.is_file() or path.read_bytes() != content.getvalue():
+        write_bytes(path, content.getvalue())

@@ -9,7 +9,14 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmark import baseline, environment, measure, select
-from benchmark.context import Context, budget_of, make_trainer, set_threads_and_determinism, start
+from benchmark.context import (
+    Context,
+    budget_of,
+    checkpoints_of,
+    make_trainer,
+    set_threads_and_determinism,
+    start,
+)
 from benchmark.data import Data
 from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
@@ -41,7 +48,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     trainer = make_trainer(spec, context)
     trainer.use(net)
     budget = budget_of(spec, net)
-    plan, scores = make_plan(spec, method, net, budget, trainer, context.store)
+    plan, scores = make_plan(spec, method, net, budget, trainer, context)
     judged = net
     if spec.reconstruct == "ls":
         judged = net.copy()  # the choice is judged on the weights it was made on
@@ -49,6 +56,8 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     pruned = net.remove(plan)
     price = measure.cost(pruned, baseline.example(spec))
     _check_price(net, plan, price)
+    context.log(f"pruned: {_removed(price, dense.cost)} of the FLOPs removed")
+    trainer.checkpoints = checkpoints_of(context, "recovery", _recovery_name(spec, context))
     outcome = recover(spec, pruned, price, trainer, test, context)
     record = RunRecord(
         run_id=spec.run_id,
@@ -75,7 +84,8 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         latency=measure.latency(net.dense(), pruned, baseline.example(spec).to(context.device)),
         predictions_order=_labels_hash(context.data),
         environment=environment.describe()
-        | {"device": str(context.device), "compiled": context.compiled, "load": os.getloadavg()[0]},
+        | {"device": str(context.device), "compiled": context.compiled, "load": os.getloadavg()[0]}
+        | {"resumed_from": trainer.resumed},
         seconds=round(time.perf_counter() - started, 3),
         command=context.command,
     )
@@ -85,7 +95,17 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     context.store.write(record, plan, curve, outcome.arrays)
     if context.optimistic:
         write_optimistic(context.store, spec, outcome)
+    trainer.checkpoints.drop()
     return record
+
+
+def _removed(price: measure.Cost, dense: measure.Cost) -> str:
+    return f"{100 * (1 - price.macs / dense.macs):.2f} %"
+
+
+def _recovery_name(spec: RunSpec, context: Context) -> str:
+    """A recovery that also reads the test split every epoch remembers more: kept apart."""
+    return f"{spec.run_id}-optimistic" if context.optimistic else spec.run_id
 
 
 def _labels_hash(data: Data) -> str:

@@ -19,6 +19,7 @@ from scipy.stats import t as student
 from benchmark import boards, columns
 from benchmark.boards import Row
 from benchmark.columns import LEADERBOARD, MEANS, MEDIANS, QUANTITIES, RECORD, RUNS, SPEC, Column
+from benchmark.compare import kept_overlap
 from benchmark.record import RunRecord
 from benchmark.spec import RunSpec
 from benchmark.store import Attempt, Store
@@ -27,6 +28,7 @@ from methods import UnknownMethod, find
 LEAST_SEEDS = 3  # for a rank
 MOST_FLOOR = 50.0  # % of groups at their minimum width (DECISIONS 16)
 SATURATED = 98.0  # % dense accuracy: differences are no ranking
+MIXED = "timings of several machines"  # the mark of rows that have none
 
 
 def load(root: Path) -> pd.DataFrame:
@@ -139,6 +141,10 @@ def _cell_row(part: pd.DataFrame) -> Row:
     row |= {"dense_mean": dense["mean"], "dense_sd": dense["sd"], "dense_n": len(networks)}
     row |= {name: summary(done[name].tolist())["mean"] for name in MEANS}
     row |= {name: done[name].median() if len(done) else math.nan for name in MEDIANS}
+    kinds = set(done["hardware"])
+    row["hardware"] = " / ".join(sorted(kinds - {""}))
+    if len(kinds) > 1:
+        row |= dict.fromkeys(columns.TIMINGS, math.nan)
     row["marks"] = "; ".join(_marks(row, done))
     return row
 
@@ -171,6 +177,8 @@ def _marks(row: Row, done: pd.DataFrame) -> list[str]:
         found.append("no better than random draws")
     if row["n"] and row["missing"]:
         found.append("incomplete")
+    if done["hardware"].nunique() > 1:
+        found.append(MIXED)
     return found
 
 
@@ -226,14 +234,8 @@ def _overlaps(store: Store, records: list[RunRecord]) -> dict[str, float]:
         if record.spec.start.kind == "checkpoint":
             cells[record.spec.cell().run_id][record.run_id] = read_plan(store, record.spec)
     return {
-        run: float(np.mean([_shared(own, plan) for other, plan in plans.items() if other != run]))
+        run: float(np.mean([kept_overlap(own, p) for other, p in plans.items() if other != run]))
         for plans in cells.values()
         if len(plans) > 1
         for run, own in plans.items()
     }
-
-
-def _shared(own: dict[str, list[int]], other: dict[str, list[int]]) -> float:
-    kept = sum(len(units) for units in own.values())
-    both = sum(len(set(units) & set(other.get(group, []))) for group, units in own.items())
-    return both / kept if kept else 1.0

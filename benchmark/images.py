@@ -4,14 +4,20 @@ Shapes: N images, B of a batch, S the side in pixels.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from torch import Tensor
 
 from benchmark.noise import keyed_integers
 
 Triple = tuple[float, float, float]
+# A name becomes a folder, and records may come from strangers: no separator, no leading dot, no
+# "..", and short enough for any file system.
+NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_+-]*(\.[A-Za-z0-9_+-]+)*"
+LONGEST_NAME = 64
+Name = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$", max_length=LONGEST_NAME)]
 # Changing it changes every augmented image: raise PROTOCOL with it.
 _AUGMENTATION_SALT = 0x63726F70
 
@@ -49,15 +55,15 @@ class DataIdentity(BaseModel):
     and `std` are on the 0..1 pixel scale, per channel; `pad` is in pixels.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str
+    name: Name
     content_hash: str
-    image_size: int
-    num_classes: int
+    image_size: int = Field(ge=1, le=1 << 16)
+    num_classes: int = Field(ge=1, le=1 << 24)
     mean: Triple
     std: Triple
-    pad: int
+    pad: int = Field(ge=0, le=1 << 16)
     flip: bool
     split_hash: str
 

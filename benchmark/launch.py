@@ -24,14 +24,12 @@ def run_grid(cells: list[Cell], options: Options, console: Console) -> int:
     for cell in (c for c in cells if c.blocked):
         _note_blocked(cell, store)
     waiting = [c for c in cells if not c.blocked and not is_done(c, options)]
-    tasks = [task_of("cell", c, options) for c in waiting]
-    failed = 0
+    tasks = [*dense_tasks(waiting, options), *(task_of("cell", c, options) for c in waiting)]
+    store.take_ballast()
     jobs = worker_count(options)
-    for title, wave in (("dense networks", dense_tasks(waiting, options)), ("cells", tasks)):
-        with GridProgress(console, title, len(wave), min(jobs, len(wave))) as progress:
-            ended = list(run_tasks(wave, jobs, progress))
-        failed = sum(e.status == "failed" for e in ended)  # what counts is the last wave: the cells
-    return failed
+    with GridProgress(console, "grid", len(tasks), min(jobs, len(tasks))) as progress:
+        ended = list(run_tasks(tasks, jobs, progress))
+    return sum(e.status == "failed" and e.kind == "cell" for e in ended)
 
 
 def _note_blocked(cell: Cell, store: Store) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -11,10 +12,12 @@ from torch import nn
 from benchmark import baseline, frames
 from benchmark.errors import BadInput
 from benchmark.network import Network
-from benchmark.record import read_record
+from benchmark.record import RECORD, one_line, parse_json, read_record
 from benchmark.spec import RunSpec
-from benchmark.store import Store
+from benchmark.store import Stage, Store, weights_digest
 from methods.api import Plan
+
+_RUN_ID = re.compile("[0-9a-f]{4,12}")
 
 
 def load_results(results: str | Path = "results") -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -36,20 +39,24 @@ def load_pruned(run: str | Path, results: str | Path = "results") -> nn.Module:
     as `record.spec.data` says.
 
     Raises:
-        BadInput: no such run, several runs match, or its weights were cleaned away; the text names
-            the command that makes them again.
+        BadInput: no such run, several runs match, its files were damaged, or its weights were
+            cleaned away; the text names the command that makes them again.
     """
-    folder, root = _find(run, Path(results))
-    record = read_record(folder / "record.json")
+    folder = find_run(run, Path(results))
+    root = _root_of(folder, Path(results))
+    record = read_record(folder / RECORD)
     plan = read_plan(folder / "plan.json")
-    weights = Store(root).stage("final", record.run_id)
-    if weights is None:
+    weights = _final_weights(root, record.run_id)
+    if weights is None or weights_digest(weights.tensors) != record.weights:
         raise BadInput(
             f"the weights of run {record.run_id} are not kept under {root / 'stages'}; "
-            f"make them again with: {record.command}"
+            f"make them again with: {one_line(record.command)}"
         )
-    model = rebuild(record.spec, plan)
-    model.load_state_dict(weights.tensors)
+    try:
+        model = rebuild(record.spec, plan)
+        model.load_state_dict(weights.tensors)
+    except (LookupError, ValueError, RuntimeError) as error:
+        raise BadInput(f"plan and weights of {folder} do not fit: {one_line(error)}") from error
     return model.eval()
 
 
@@ -65,19 +72,79 @@ def read_plan(path: Path) -> Plan:
         BadInput: not a plan.
     """
     try:
-        keep = json.loads(path.read_text())["keep"]
-        return Plan({str(g): tuple(int(i) for i in kept) for g, kept in keep.items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} is not a pruning plan: {error}") from error
+        return parse_plan(path.read_bytes(), str(path))
+    except OSError as error:
+        raise BadInput(f"{path} is not a pruning plan: {one_line(error)}") from error
 
 
-def _find(run: str | Path, results: Path) -> tuple[Path, Path]:
-    """Folder of the run, and the results directory it lies in."""
-    path = Path(run)
-    if (path / "record.json").is_file():
-        return path, path.resolve().parents[4]
-    matches = sorted(p.parent for p in (results / "runs").glob(f"*/*/*/{path.name}*/record.json"))
-    if len(matches) != 1:
-        found = "no run" if not matches else f"{len(matches)} runs"
-        raise BadInput(f"{found} under {results / 'runs'} match '{run}': give a full run id")
-    return matches[0], results
+def parse_plan(raw: bytes, place: str) -> Plan:
+    """The plan in these bytes; `place` names them in errors.
+
+    Raises:
+        BadInput: not a plan.
+    """
+    try:
+        keep = parse_json(raw)["keep"]
+        return Plan({group: tuple(map(_unit, kept)) for group, kept in keep.items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{place} is not a pruning plan: {one_line(error)}") from error
+
+
+def find_run(run: str | Path, results: Path) -> Path:
+    """Folder of a run: `run` is that folder, a run id, or the beginning of one.
+
+    Raises:
+        BadInput: no run or several runs match; the text names them.
+    """
+    if isinstance(run, str | Path) and str(run) and _holds_record(Path(run)):
+        return Path(run)
+    wanted = run_id_of(run)
+    runs = results / "runs"
+    matches = sorted(path.parent for path in runs.glob(f"*/*/*/{wanted}*/{RECORD}"))
+    if not matches:
+        raise BadInput(f"no run under {runs} matches '{wanted}'")
+    if len(matches) > 1:
+        names = ", ".join(str(path.relative_to(runs)) for path in matches[:5])
+        more = f" and {len(matches) - 5} more" if len(matches) > 5 else ""
+        raise BadInput(f"{len(matches)} runs match '{wanted}': {names}{more}; give more digits")
+    return matches[0]
+
+
+def run_id_of(text: object) -> str:
+    """The text as a run id or the beginning of one, safe as a part of a path or a pattern.
+
+    Raises:
+        BadInput: it is none.
+    """
+    if not isinstance(text, str) or not _RUN_ID.fullmatch(text):
+        raise BadInput(
+            f"'{one_line(text)}' is neither the folder of a run nor a run id, which is 4 to 12 of "
+            "the digits 0-9 and a-f"
+        )
+    return text
+
+
+def _holds_record(folder: Path) -> bool:
+    try:
+        return (folder / RECORD).is_file()
+    except (OSError, ValueError):  # too long for the file system, or holds a zero byte
+        return False
+
+
+def _root_of(folder: Path, results: Path) -> Path:
+    """The results directory a run's folder lies in; `results` for a folder that was moved away."""
+    parents = folder.resolve().parents
+    return parents[4] if len(parents) > 4 and parents[3].name == "runs" else results
+
+
+def _final_weights(root: Path, run_id: str) -> Stage | None:
+    try:
+        return Store(root).stage("final", run_id)
+    except OSError:  # damaged, in a place where it cannot be thrown away
+        return None
+
+
+def _unit(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("kept units are numbers from 0")
+    return value

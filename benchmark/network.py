@@ -200,11 +200,18 @@ class Network(nn.Module):
             self.traced.recompile()
             yield
         finally:
-            for node in reversed(added):
-                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
-                self.traced.graph.erase_node(node)
-                self.traced.delete_submodule(str(node.target))
-            self.traced.recompile()
+            self._take_out(added)
+
+    def _take_out(self, gates: list[fx.Node]) -> None:
+        for node in reversed(gates):
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            self.traced.graph.erase_node(node)
+            self.traced.delete_submodule(str(node.target))
+        self.traced.recompile()
+
+    def unmask(self) -> None:
+        """Undo every `mask`."""
+        self._take_out([n for n in self.traced.graph.nodes if str(n.target).startswith("gate_")])
 
     def _insert(self, layer: str, gate: Gate, at: Site, through_add: bool) -> fx.Node:
         graph = self.traced.graph

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from benchmark import select
-from benchmark.context import Context, make_trainer, start
+from benchmark.checkpoint import Moment, joined, part, seed_everything
+from benchmark.context import Context, checkpoints_of, make_trainer, start
 from benchmark.evaluation import evaluate
 from benchmark.images import BatchSource
 from benchmark.ledger import BudgetExceeded, Ledger
@@ -20,8 +23,9 @@ from benchmark.record import (
     SeedAgreement,
     SelectionCheck,
 )
+from benchmark.schedule import phase_seed
 from benchmark.spec import RunSpec, Seeds, digest
-from benchmark.store import Stage, Store, encode
+from benchmark.store import Stage, encode
 from benchmark.trainer import EpochRow, Trainer
 from methods.api import Budget, Method, Plan
 
@@ -30,17 +34,13 @@ SECOND_SEED = 1_000_003  # added to the run seed for the agreement between metho
 
 
 def make_plan(
-    spec: RunSpec, method: Method, net: Network, budget: Budget, trainer: Trainer, store: Store
+    spec: RunSpec, method: Method, net: Network, budget: Budget, trainer: Trainer, context: Context
 ) -> tuple[Plan, dict[str, Tensor] | None]:
     """The plan, and the scores behind it if the method has any. Scores do not depend on target or
     allocation, so one scoring stage serves all of them."""
     if type(method).prune is not Method.prune:
-        with metered(net) as seen:
-            plan = method.prune(net, budget, trainer)
-        _check_meter(sum(seen), trainer)
-        _check_plan(plan, net, budget)
-        return plan, None
-    scores = scored(spec, method, net, trainer, store)
+        return planned(spec, method, net, budget, trainer, context), None
+    scores = scored(spec, method, net, trainer, context)
     plan = method.select(net, scores, budget)
     _check_plan(plan, net, budget)
     return plan, scores
@@ -87,43 +87,86 @@ def _check_plan(plan: object, net: Network, budget: Budget) -> None:
         )
 
 
-def scores_key(spec: RunSpec) -> str:
-    """Everything that scoring depends on (DECISIONS 6)."""
+def scores_key(spec: RunSpec, prepares: bool = True) -> str:
+    """Everything that scoring depends on (DECISIONS 6); how recovery trains matters only to
+    methods that train themselves."""
     apart = {"allocation", "rates", "flops_reduction", "min_width", "reconstruct"}
+    if not prepares:
+        apart |= {"recovery", "preparation"}
     return digest(spec.model_dump(mode="json", exclude=apart))
 
 
 def scored(
-    spec: RunSpec, method: Method, net: Network, trainer: Trainer, store: Store
+    spec: RunSpec, method: Method, net: Network, trainer: Trainer, context: Context
 ) -> dict[str, Tensor]:
     """Scores per layer; `net` and `trainer` are left as scoring leaves them, reused or not."""
-    key = scores_key(spec)
-    with store.only_one("scores", key):
-        stage = store.stage("scores", key)
+
+    def work() -> Moment:
+        scores = method.score(net, trainer)
+        _check_scores(scores, net)
+        return Moment(scores, {})
+
+    key = scores_key(spec, method.prepares)
+    return _once("scores", key, work, net, trainer, context).tensors
+
+
+def planned(
+    spec: RunSpec, method: Method, net: Network, budget: Budget, trainer: Trainer, context: Context
+) -> Plan:
+    """The plan of a method that decides everything; `net` and `trainer` as in `scored`."""
+
+    def work() -> Moment:
+        plan = method.prune(net, budget, trainer)
+        _check_plan(plan, net, budget)
+        net.unmask()
+        return Moment({}, {group: [int(i) for i in kept] for group, kept in plan.keep.items()})
+
+    key = digest(spec.model_dump(mode="json", exclude={"reconstruct"}))
+    found = _once("plan", key, work, net, trainer, context)
+    return Plan({group: tuple(kept) for group, kept in found.facts.items()})
+
+
+def _once(
+    kind: str,
+    key: str,
+    work: Callable[[], Moment],
+    net: Network,
+    trainer: Trainer,
+    context: Context,
+) -> Moment:
+    """What a method's step yields, worked out by one process and shared by all, with the network,
+    notes, ledger and curve as the step leaves them."""
+    store = context.store
+    with store.claims.take(kind, key, log=context.log) as claim:
+        stage = store.stage(kind, key, context.log)
         if stage is None:
-            with metered(net) as seen:
-                scores = method.score(net, trainer)
+            trainer.checkpoints = checkpoints_of(context, kind, key)
+            seed_everything(phase_seed(trainer.seed, kind))
+            with metered(net) as seen, trainer.telling(store.claims.news(claim)):
+                found = work()
             _check_meter(sum(seen), trainer)
-            _check_scores(scores, net)
-            tensors = {f"score/{n}": s for n, s in scores.items()}
-            tensors |= {f"net/{k}": v for k, v in net.traced.state_dict().items()}
-            facts = {
-                "notes": encode(trainer.notes),
-                "ledger": trainer.ledger.as_rows(),
-                "curve": [asdict(row) for row in trainer.curve],
-            }
-            stage = Stage(tensors, facts)
-            store.publish_stage("scores", key, stage)
-    trainer.notes = dict(stage.facts["notes"])
-    trainer.ledger.entries = Ledger.rows(stage.facts["ledger"])
-    trainer.curve = [EpochRow(**row) for row in stage.facts["curve"]]
-    parts = {"score": {}, "net": {}}  # type: dict[str, dict[str, Tensor]]
-    for name, tensor in stage.tensors.items():
-        kind, _, rest = name.partition("/")
-        parts[kind][rest] = tensor
-    net.traced.load_state_dict(parts["net"])
+            weights = Moment(net.traced.state_dict(), {})
+            own = Moment({}, _facts_of(trainer))
+            whole = joined(found=found, net=weights, trainer=own)
+            stage = Stage(whole.tensors, whole.facts)
+            store.publish_stage(kind, key, stage)
+            trainer.checkpoints.drop()
+    whole = Moment(stage.tensors, stage.facts)
+    facts = part(whole, "trainer").facts
+    trainer.notes = dict(facts["notes"])
+    trainer.ledger.entries = Ledger.rows(facts["ledger"])
+    trainer.curve = [EpochRow(**row) for row in facts["curve"]]
+    net.traced.load_state_dict(part(whole, "net").tensors)
     net.eval()
-    return parts["score"]
+    return part(whole, "found")
+
+
+def _facts_of(trainer: Trainer) -> dict[str, Any]:
+    return {
+        "notes": encode(trainer.notes),
+        "ledger": trainer.ledger.as_rows(),
+        "curve": [asdict(row) for row in trainer.curve],
+    }
 
 
 def check_selection(
@@ -180,7 +223,7 @@ def check_agreement(
     _, other = start(other_spec, method, test, replace(context, optimistic=False))
     trainer = make_trainer(other_spec, context)
     trainer.use(other)
-    second = scored(other_spec, method, other, trainer, context.store)
+    second = scored(other_spec, method, other, trainer, context)
     again = method.select(other, second, budget)
     pairs = [(scores[n].double(), second[n].double()) for n in net.layers]
     ranked = [spearmanr(a, b).statistic for a, b in pairs if a.std() > 0 and b.std() > 0]

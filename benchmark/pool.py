@@ -1,24 +1,30 @@
-"""Workers: this process for one job, else a pool of fresh processes."""
+"""Workers: this process for one job, else processes of their own, each with a pipe of its own.
+
+Nothing is shared between workers, so one that is killed takes nothing along: its task goes back to
+the queue and continues from its last checkpoint in a new process.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.managers import SyncManager
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from benchmark.progress import GridProgress
 from benchmark.store import Store
 from benchmark.sweep import Options
-from benchmark.tasks import Ended, Task, do
+from benchmark.tasks import Ended, Task, do, note_attempt
+
+MOST_DEATHS = 3  # of one task's process, then it counts as failed
+PAUSE = 0.5  # seconds between two messages about progress
 
 
 def worker_count(options: Options) -> int:
@@ -29,58 +35,147 @@ def worker_count(options: Options) -> int:
 
 
 def run_tasks(tasks: list[Task], jobs: int, progress: GridProgress) -> Iterator[Ended]:
-    """In this process for one job, else in a pool of fresh ones; in the order of completion."""
+    """In this process for one job, else in others; in the order of completion. What another
+    launcher is working on comes last."""
     if jobs > 1 and len(tasks) > 1:
-        yield from _in_pool(tasks, jobs, progress)
+        yield from _in_processes(tasks, jobs, progress)
         return
+    later = []  # the order of the tasks puts a dense network before its cells
     for task in tasks:
+        ended = do(task, progress.update, wait=False)
+        if ended.status == "busy":
+            later.append(task)
+            continue
+        progress.finish(task.name, ended.line)
+        yield ended
+    for task in later:
         ended = do(task, progress.update)
         progress.finish(task.name, ended.line)
         yield ended
 
 
-def _in_pool(tasks: list[Task], jobs: int, progress: GridProgress) -> Iterator[Ended]:
-    method = multiprocessing.get_context("spawn")
-    manager = SyncManager(ctx=method)
-    with _children_ignore_interrupts():
-        manager.start(_die_with_parent)
-    with manager:
-        events = manager.Queue()
-        stop = threading.Event()
-        listener = threading.Thread(target=_listen, args=(events, progress, stop), daemon=True)
-        listener.start()
-        try:
-            left = yield from _wave(tasks, jobs, method, events, progress)
-            for task in left:  # a process died and took the pool along: now one by one
-                if (yield from _wave([task], 1, method, events, progress)):
-                    yield _died(task, progress)
-        finally:
-            stop.set()
-            listener.join(timeout=5)
+# ---- the launcher's side -------------------------------------------------------------------------
 
 
-def _wave(
-    tasks: list[Task], jobs: int, method: Any, events: Any, progress: GridProgress
-) -> Generator[Ended, None, list[Task]]:
-    """Yields what ended; returns the tasks whose process died."""
-    left = []
-    with ProcessPoolExecutor(jobs, method, initializer=_die_with_parent) as pool:
-        try:
-            with _children_ignore_interrupts():
-                futures = {pool.submit(_in_worker, t, events): t for t in tasks}
-            for task, ended in _completed(futures):
-                if ended is None:
-                    left.append(task)
-                    continue
-                progress.finish(task.name, ended.line)
-                yield ended
-        except BaseException:
-            workers = list((pool._processes or {}).values())  # shutdown forgets them
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in workers:
-                worker.terminate()
-            raise
-    return left
+@dataclass(eq=False)
+class Worker:
+    """A process, our end of its pipe, and what it is doing."""
+
+    process: Any
+    pipe: Connection
+    task: Task | None = None
+
+    def give(self, task: Task, waits: bool) -> None:
+        self.task = task
+        with contextlib.suppress(OSError):  # it died just now: its sentinel tells
+            self.pipe.send((task, waits))
+
+
+def _in_processes(tasks: list[Task], jobs: int, progress: GridProgress) -> Iterator[Ended]:
+    queue, later, deaths = list(tasks), list[Task](), Counter[str]()
+    workers: list[Worker] = []
+    try:
+        while queue or later or any(w.task for w in workers):
+            _hire(workers, min(jobs, len(queue) + len(later) + len(_at_work(workers))))
+            for worker in (w for w in workers if w.task is None):
+                task = next_task(queue, _at_work(workers))
+                if task is not None:
+                    worker.give(task, waits=False)
+                elif later and not queue:
+                    worker.give(later.pop(0), waits=True)
+            for worker in _with_news(workers):
+                ended = _heard(worker, progress, deaths, workers)
+                if isinstance(ended, Task):
+                    queue.append(ended)
+                elif ended is not None and ended.status == "busy":
+                    later.append(_freed(worker))
+                elif ended is not None:
+                    progress.finish(_freed(worker).name, ended.line)
+                    yield ended
+    finally:
+        for worker in workers:
+            worker.pipe.close()  # an idle one ends by itself
+            if worker.task is not None:
+                worker.process.terminate()
+        for worker in workers:
+            worker.process.join(10)
+
+
+def next_task(queue: list[Task], running: list[Task]) -> Task | None:
+    """Takes the first task out of the queue that would not stand and wait for a stage that another
+    one is making, or will make: its dense network, or its scores."""
+    unmade = {task.makes for task in (*queue, *running)}
+    for place, task in enumerate(queue):
+        has_scores = Store(task.options.results).has_stage(*task.shares)
+        same = not has_scores and any(other.shares == task.shares for other in running)
+        if task.needs not in unmade and not same:
+            return queue.pop(place)
+    return None
+
+
+def _hire(workers: list[Worker], wanted: int) -> None:
+    method = multiprocessing.get_context("forkserver")  # imports once, then starts in no time
+    method.set_forkserver_preload(["benchmark.tasks"])
+    while len(workers) < wanted:
+        ours, theirs = method.Pipe()
+        with _children_ignore_interrupts():
+            process = method.Process(target=_work, args=(theirs,), daemon=True)
+            process.start()
+        theirs.close()
+        workers.append(Worker(process, ours))
+
+
+def _at_work(workers: list[Worker]) -> list[Task]:
+    return [w.task for w in workers if w.task is not None]
+
+
+def _with_news(workers: list[Worker]) -> list[Worker]:
+    """Workers that sent something or died; none after a second, for the stages they made may let
+    others begin."""
+    ready = wait([thing for w in workers for thing in (w.pipe, w.process.sentinel)], timeout=1)
+    return [w for w in workers if w.pipe in ready or w.process.sentinel in ready]
+
+
+def _heard(
+    worker: Worker, progress: GridProgress, deaths: Counter[str], workers: list[Worker]
+) -> Ended | Task | None:
+    """How a task ended, the task itself if its process died, or None for news of progress."""
+    try:
+        message = worker.pipe.recv() if worker.pipe.poll() else None
+    except (EOFError, OSError):
+        message = None
+    if isinstance(message, Ended):
+        return message
+    if message is not None:
+        progress.update(*message)
+        return None
+    if worker.process.is_alive():
+        return None
+    workers.remove(worker)
+    worker.pipe.close()
+    return _died(worker, progress, deaths) if worker.task is not None else None
+
+
+def _freed(worker: Worker) -> Task:
+    task, worker.task = worker.task, None
+    assert task is not None
+    return task
+
+
+def _died(worker: Worker, progress: GridProgress, deaths: Counter[str]) -> Ended | Task:
+    task, code = worker.task, worker.process.exitcode
+    assert task is not None
+    deaths[task.key] += 1
+    how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+    reason = f"its worker process was killed ({how}; out of memory?)"
+    store = Store(task.options.results)
+    if task.kind == "cell":
+        note_attempt(store, task.spec, "failed", reason, task.key)
+    if deaths[task.key] < MOST_DEATHS:
+        progress.say(f"{task.name}: {reason}; it goes on from its last checkpoint")
+        return task
+    line = f"{task.name}: failed: {reason}, {MOST_DEATHS} times"
+    return Ended("failed", line, 0.0, task.kind)
 
 
 @contextlib.contextmanager
@@ -94,6 +189,33 @@ def _children_ignore_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+# ---- the worker's side ---------------------------------------------------------------------------
+
+
+def _work(pipe: Connection) -> None:
+    """One task after the other, until the launcher is gone."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    _die_with_parent()
+    last = 0.0
+
+    def report(cell: str, phase: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > PAUSE or done == total:
+            last = now
+            with contextlib.suppress(OSError):  # the launcher is going: work on
+                pipe.send((cell, phase, done, total))
+
+    while True:
+        try:
+            task, waits = pipe.recv()
+        except (EOFError, OSError):
+            return
+        ended = do(task, report, waits)
+        with contextlib.suppress(OSError):
+            pipe.send(ended)
+
+
 def _die_with_parent() -> None:
     """A process whose launcher was killed must not go on unseen."""
     parent = multiprocessing.parent_process()
@@ -104,49 +226,3 @@ def _die_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _died(task: Task, progress: GridProgress) -> Ended:
-    reason = "its worker process was killed (out of memory?)"
-    if task.kind == "cell":
-        Store(task.options.results).write_attempt(task.spec, "failed", reason)
-    ended = Ended("failed", f"{task.name}: failed: {reason}", 0.0)
-    progress.finish(task.name, ended.line)
-    return ended
-
-
-def _completed(futures: dict[Future[Ended], Task]) -> Iterator[tuple[Task, Ended | None]]:
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        for future in done:
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                yield futures[future], None
-
-
-def _in_worker(task: Task, events: queue.Queue[tuple[str, str, int, int]]) -> Ended:
-    last = 0.0
-
-    def report(cell: str, phase: str, done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > 0.5 or done == total:
-            last = now
-            with contextlib.suppress(OSError, EOFError):  # the launcher is going: work on
-                events.put((cell, phase, done, total))
-
-    return do(task, report)
-
-
-def _listen(
-    events: queue.Queue[tuple[str, str, int, int]], progress: GridProgress, stop: threading.Event
-) -> None:
-    while not stop.is_set():
-        try:
-            progress.update(*events.get(timeout=0.2))
-        except queue.Empty:
-            continue
-        except (EOFError, OSError):
-            return

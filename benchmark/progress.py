@@ -103,6 +103,10 @@ class GridProgress:
             f"[{self.done}/{self.total}] {line}{left}", highlight=False, markup=False
         )
 
+    def say(self, line: str) -> None:
+        """A line about a cell that goes on."""
+        self.console.print(line, highlight=False, markup=False)
+
     def eta(self) -> float:
         """Seconds, from the pace so far; cells in work count as half done."""
         running = 0.5 * min(self.workers, self.total - self.done)

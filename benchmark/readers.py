@@ -3,12 +3,11 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmark.errors import BadInput
+from benchmark.files import new_folder
 from benchmark.images import Images
 from benchmark.noise import keyed_integers
 
@@ -26,7 +26,7 @@ _SPLIT_SEED = 2024
 _DIGITS_TEST_SALT = 2
 _DIGITS_TEST_PER_CLASS = 36
 _NATIVE_SIZE = {"digits": 16, "cifar10": 32, "cifar100": 32}
-_CACHE_FORMAT = 1  # raise when the decoding of folders changes
+_CACHE_FORMAT = 2  # raise when the decoding of folders changes
 _EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 _FILES_PER_TASK = 64  # a small file decodes faster than a task is handed to a thread
 
@@ -111,12 +111,13 @@ def _read_folder(
         raise BadInput(f"train and test of {folder} have different classes; only in one: {only}")
     files = [path for part in (train, test) for paths in part.values() for path in paths]
     target = cache_dir / f"data-{_fingerprint(files, image_size)}"
-    if not target.is_dir():
+    pixels = _cached(target)
+    if pixels is None:
         pixels = _decode_all(files, image_size, on_progress)
-        with published(target) as scratch:
-            scratch.mkdir()
-            np.save(scratch / "pixels.npy", pixels)
-    pixels = np.load(target / "pixels.npy")
+        shutil.rmtree(target, ignore_errors=True)  # if it is there, it is damaged
+        with new_folder(target) as draft:
+            np.save(draft / "pixels.npy", pixels)
+            (draft / "checksum").write_text(_checksum(pixels))
     parts, start = [], 0
     for part in (train, test):
         counts = [len(paths) for paths in part.values()]
@@ -159,6 +160,21 @@ def _fingerprint(files: Sequence[Path], image_size: int | None) -> str:
         name = "/".join(file.parts[-3:])  # split, class, file
         digest.update(f"\n{name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
+
+
+def _cached(folder: Path) -> np.ndarray | None:
+    """The pixels that were decoded before; None if they are not there as they were written."""
+    try:
+        pixels: np.ndarray = np.load(folder / "pixels.npy", allow_pickle=False)
+        whole = _checksum(pixels) == (folder / "checksum").read_text()
+    except Exception:  # what damage raises depends on where it is: end of file, shape, memory
+        return None
+    return pixels if whole else None
+
+
+def _checksum(pixels: np.ndarray) -> str:
+    """Of type, shape and bytes: fast, and enough against damage by accident."""
+    return f"{pixels.dtype.str} {pixels.shape} {zlib.crc32(np.ascontiguousarray(pixels)):08x}"
 
 
 def _decode_all(
@@ -243,24 +259,6 @@ def others(length: int, rows: Tensor) -> Tensor:
     free = torch.ones(length, dtype=torch.bool)
     free[rows] = False
     return free.nonzero()[:, 0]
-
-
-@contextmanager
-def published(target: Path) -> Iterator[Path]:
-    """A scratch path beside target that becomes target in one rename, unless someone was faster."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{uuid4().hex}-{target.name}")
-    try:
-        yield scratch
-        try:
-            scratch.rename(target)
-        except OSError:
-            if not target.exists():
-                raise
-    finally:
-        if scratch.is_dir():
-            shutil.rmtree(scratch)
-        scratch.unlink(missing_ok=True)
 
 
 def one_line(error: Exception) -> str:

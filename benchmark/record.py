@@ -1,18 +1,22 @@
-"""What a finished run is on disk: `record.json`."""
+"""What a finished run is on disk: `record.json`. Records come from strangers too: whatever the
+bytes are, reading ends in a record or in one line that says what is wrong."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from benchmark.errors import BadInput
 from benchmark.measure import Cost
+from benchmark.migrate import migrated
 from benchmark.spec import SCHEMA, Frozen, RunSpec
 
 RECORD = "record.json"
+DEEPEST = 64  # levels of JSON; Python's own functions fail at a thousand, each in its way
 
 
 class Accuracy(Frozen):
@@ -68,7 +72,7 @@ class Spent(Frozen):
 
 class RunRecord(Frozen):
     schema_version: int = SCHEMA
-    run_id: str
+    run_id: str = Field(pattern="^[0-9a-f]{12}$")
     spec: RunSpec
     title: str
     control: bool
@@ -101,24 +105,96 @@ class RunRecord(Frozen):
 
 
 def read_record(path: Path) -> RunRecord:
-    """A record from disk.
+    """A record from disk; one of an older schema is migrated.
 
     Raises:
-        BadInput: not a record, or of a newer schema than this version reads.
+        BadInput: not a record, edited, or of a newer schema than this version reads.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        return parse_record(path.read_bytes(), str(path))
+    except OSError as error:
+        raise BadInput(f"{path} is not a run record: {one_line(error)}") from error
+
+
+def parse_record(raw: bytes, place: str) -> RunRecord:
+    """The record in these bytes; `place` names them in errors.
+
+    Raises:
+        BadInput: as `read_record`.
+    """
+    try:
+        content = parse_json(raw)
         version = content["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} is not a run record: {error}") from error
-    if not isinstance(version, int) or version > SCHEMA:
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{place} is not a run record: {one_line(error)}") from error
+    if type(version) is not int or not 1 <= version <= SCHEMA:
         raise BadInput(
-            f"{path} has schema version {version}, this version reads up to {SCHEMA}: "
-            "update the suite"
+            f"{place} has schema version {one_line(version)}, this version reads 1 to {SCHEMA}: "
+            "a newer record needs a newer suite"
         )
     try:
-        return RunRecord.model_validate(content)
+        record = RunRecord.model_validate(migrated(content, version, SCHEMA))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise BadInput(f"{path} is not a run record: {place}: {first['msg']}") from error
+        where = one_line(".".join(map(str, first["loc"])))
+        raise BadInput(f"{place} is not a run record: {where}: {first['msg']}") from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(
+            f"{place} cannot be migrated from schema version {version}: {one_line(error)}"
+        ) from error
+    if record.run_id != record.spec.run_id:
+        raise BadInput(
+            f"{place} was edited: its run id is {record.run_id}, its settings are those of run "
+            f"{record.spec.run_id}"
+        )
+    return record
+
+
+def parse_json(raw: bytes) -> Any:
+    """JSON that everything here can handle and write again.
+
+    Raises:
+        ValueError: not UTF-8, not JSON, or not plain (`check_plain`).
+    """
+    try:
+        content = json.loads(raw.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    check_plain(content)
+    return content
+
+
+def check_plain(content: Any) -> None:
+    """Python's parser accepts more than JSON has: NaN, infinities, halves of characters.
+
+    Raises:
+        ValueError: such a value, a number beyond floats, something that is not JSON, or more than
+            `DEEPEST` levels.
+    """
+    level = [content]
+    for _ in range(DEEPEST):
+        for item in level:
+            if isinstance(item, str):
+                item.encode("utf-8")
+            elif isinstance(item, int | float):
+                if not abs(item) <= sys.float_info.max:
+                    raise ValueError("a number is not finite, or too large")
+            elif not isinstance(item, dict | list | tuple | None):
+                raise ValueError(f"{type(item).__name__} is not a value that JSON has")
+        level = [inner for item in level for inner in _inside(item)]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def _inside(item: Any) -> list[Any]:
+    if isinstance(item, dict):
+        return [*item.keys(), *item.values()]
+    return list(item) if isinstance(item, list | tuple) else []
+
+
+def one_line(said: object) -> str:
+    """Text of unknown origin for an error message: one short line of printable characters."""
+    line = " ".join(str(said).split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= 200 else f"{line[:200]}..."

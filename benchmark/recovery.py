@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark import baseline, environment, measure
+from benchmark.checkpoint import Moment
 from benchmark.context import Context
 from benchmark.evaluation import Evaluation, evaluate
 from benchmark.images import BatchSource
@@ -18,7 +18,7 @@ from benchmark.record import (
 )
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Store
-from benchmark.trainer import Trainer
+from benchmark.trainer import EpochRow, Trainer
 
 
 @dataclass
@@ -31,6 +31,34 @@ class Outcome:
     best_val: BestVal | None
     arrays: dict[str, np.ndarray]
     optimistic: list[tuple[float, float]]  # epoch, test accuracy
+
+
+@dataclass
+class BestEpoch:
+    """Weights of the epoch with the best validation accuracy, and, where asked for, the test
+    accuracy of every epoch. Survives a kill as part of the phase's checkpoints."""
+
+    net: nn.Module
+    test: BatchSource | None
+    val: float = -1.0
+    epoch: float = 0.0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    seen: list[tuple[float, float]] = field(default_factory=list)  # epoch, test accuracy
+
+    def after_epoch(self, row: EpochRow) -> None:
+        if row.val_top1 is not None and row.val_top1 > self.val:
+            self.val, self.epoch = row.val_top1, row.epoch
+            self.weights = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+        if self.test is not None:
+            self.seen.append((row.epoch, evaluate(self.net, self.test).top1))
+
+    def state(self) -> Moment:
+        return Moment(self.weights, {"val": self.val, "epoch": self.epoch, "seen": self.seen})
+
+    def restore(self, moment: Moment) -> None:
+        self.weights = moment.tensors
+        self.val, self.epoch = moment.facts["val"], moment.facts["epoch"]
+        self.seen = [(epoch, top1) for epoch, top1 in moment.facts["seen"]]
 
 
 def recover(
@@ -48,31 +76,20 @@ def recover(
     recipe = spec.recovery.model_copy(
         update={"epochs": trainer.ledger.left / trainer.ledger.train_images}
     )
-    best: dict[str, Any] = {"val": -1.0, "state": {}, "epoch": 0.0}
-    seen: list[tuple[float, float]] = []
-
-    def after_epoch(epoch: int) -> None:
-        row = trainer.curve_now
-        if row.val_top1 is not None and row.val_top1 > best["val"]:
-            state = {k: v.detach().clone() for k, v in pruned.state_dict().items()}
-            best.update(val=row.val_top1, epoch=row.epoch, state=state)
-        if context.optimistic:
-            seen.append((row.epoch, evaluate(pruned, test).top1))
-
+    best = BestEpoch(pruned, test if context.optimistic else None)
     trainer.run_phase(
-        pruned, recipe, "recovery", validate=True, charged=True, macs=price.macs,
-        after_epoch=after_epoch,
+        pruned, recipe, "recovery", validate=True, charged=True, macs=price.macs, memory=best,
     )  # fmt: skip
     pruned.eval()
     final = read_point(pruned, "final", trainer, test, arrays)
     best_val = None
-    if best["state"]:
+    if best.weights:
         last = {k: v.detach().clone() for k, v in pruned.state_dict().items()}
-        pruned.load_state_dict(best["state"])
+        pruned.load_state_dict(best.weights)
         found = baseline.accuracy(pruned, trainer, test)
-        best_val = BestVal(epoch=best["epoch"], accuracy=found)
+        best_val = BestVal(epoch=best.epoch, accuracy=found)
         pruned.load_state_dict(last)
-    return Outcome(before, recalibrated, final, best_val, arrays, seen)
+    return Outcome(before, recalibrated, final, best_val, arrays, best.seen)
 
 
 def read_point(

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from benchmark.images import DataIdentity
+from benchmark.images import DataIdentity, Name
 
 PROTOCOL = 1  # raise it when any result changes for a reason outside one method: new tables start
 SCHEMA = 1  # of record.json
@@ -23,9 +30,20 @@ Precision = Literal["fp32", "bf16"]
 
 
 class Frozen(BaseModel):
-    """Immutable, and unknown keys are errors."""
+    """Immutable, and unknown keys are errors.
+
+    `ADDED_LATER` names fields that a later version of the suite added. While they hold their
+    default, which must mean what was done before, they are left out of the run id: old ids stay.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    ADDED_LATER: ClassVar[frozenset[str]] = frozenset()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_truth(value, cls.model_fields[str(info.field_name)].annotation)
 
 
 class Recipe(Frozen):
@@ -47,7 +65,7 @@ class Recipe(Frozen):
 
 
 class ArchIdentity(Frozen):
-    name: str
+    name: Name
     structure: str  # benchmark.archs.structure_hash of the dense network
 
 
@@ -59,8 +77,8 @@ class Start(Frozen):
 
 
 class MethodIdentity(Frozen):
-    name: str
-    variant: str = ""
+    name: Name
+    variant: Name | Literal[""] = ""
     revision: int
     source: str = ""  # hash of a user's own file; the suite's methods have a revision
     params: dict[str, Any] = {}
@@ -113,7 +131,7 @@ class RunSpec(Frozen):
     @property
     def run_id(self) -> str:
         """12 hex digits over all fields."""
-        return digest(self.model_dump(mode="json"), 12)
+        return digest(identity(self), 12)
 
     @property
     def folder(self) -> str:
@@ -125,6 +143,37 @@ class RunSpec(Frozen):
         """The same run without its seed: what one row of a leaderboard averages over."""
         dense = None if self.seeds.dense is None else 0
         return self.model_copy(update={"seeds": Seeds(dense=dense, run=0)})
+
+
+def identity(model: BaseModel) -> dict[str, Any]:
+    """JSON of a model, without the fields that were added later and hold their default."""
+    fields = type(model).model_fields
+    silent = {
+        name
+        for name in getattr(model, "ADDED_LATER", ())
+        if getattr(model, name) == fields[name].get_default(call_default_factory=True)
+    }
+    content = model.model_dump(mode="json", exclude=silent)
+    inner = {name: getattr(model, name) for name in content}
+    return content | {k: identity(v) for k, v in inner.items() if isinstance(v, BaseModel)}
+
+
+def refuse_truth(value: Any, annotation: Any) -> Any:
+    """The value, unless it is or lists true or false and the field takes none: Python counts them
+    as 1 and 0, nobody who writes `epochs = true` does."""
+    if _takes_truth(annotation):
+        return value
+    held = value if isinstance(value, list | tuple) else [value]
+    if isinstance(value, dict) and get_origin(annotation) is dict:  # a model judges its own fields
+        held = list(value.values())
+    for item in held:
+        if isinstance(item, bool):
+            raise ValueError(f"takes no {str(item).lower()}")
+    return value
+
+
+def _takes_truth(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(_takes_truth(a) for a in get_args(annotation))
 
 
 def canonical(value: Any) -> str:

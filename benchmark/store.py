@@ -10,24 +10,30 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from benchmark.errors import BadInput
-from benchmark.files import dump_json, new_folder, write_text
+from benchmark.checkpoint import EVERY, Checkpoints, quiet
+from benchmark.claims import Claims
+from benchmark.errors import BadInput, is_full
+from benchmark.files import DRAFT, dump_json, new_folder, write_bytes, write_text
 from benchmark.record import RECORD, RunRecord, read_record
 from benchmark.spec import RunSpec
 from methods.api import Plan
+
+BALLAST = 1 << 18  # bytes: room for some hundred attempts
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Attempt:
     reason: str
     log: str
     spec: dict[str, Any]
+    at: str = ""  # when it ended
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,20 @@ class Store:
     @property
     def stages(self) -> Path:
         return self.root / "stages"
+
+    @property
+    def claims(self) -> Claims:
+        return Claims(self.stages / "claims")
+
+    def checkpoints(
+        self, kind: str, key: str, every: float = EVERY, log: Callable[[str], None] = quiet
+    ) -> Checkpoints:
+        """Those of one piece of work."""
+        return Checkpoints(self.stages / "checkpoints" / f"{kind}-{key}", every, log)
+
+    def log_name(self, name: str) -> str:
+        """Place of a cell's log under the root; `name` is a run id, or dense-KEY."""
+        return f"logs/{name}.log"
 
     def run_folder(self, spec: RunSpec) -> Path:
         """Place of a run's record."""
@@ -112,59 +133,124 @@ class Store:
     # ---- attempts ------------------------------------------------------------------------------
 
     def write_attempt(self, spec: RunSpec, status: str, reason: str, log: str = "") -> None:
-        attempt = Attempt(spec.run_id, status, reason, log, spec.model_dump(mode="json"))
+        """Write down why a try ended without a record. On a full disk the ballast makes room."""
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        attempt = Attempt(spec.run_id, status, reason, log, spec.model_dump(mode="json"), now)
         folder = self.root / "attempts" / spec.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder)) / "attempt"
-        write_text(draft, dump_json(asdict(attempt)))
-        for number in itertools.count():  # a link fails where another worker took the number
-            with contextlib.suppress(FileExistsError):
-                (folder / f"{number:03d}.json").hardlink_to(draft)
-                break
-        shutil.rmtree(draft.parent, ignore_errors=True)
+        try:
+            _write_numbered(folder, dump_json(asdict(attempt)))
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._ballast.unlink(missing_ok=True)
+            _write_numbered(folder, dump_json(asdict(attempt)))
+
+    @property
+    def _ballast(self) -> Path:
+        return self.root / "attempts" / ".ballast"
+
+    def take_ballast(self) -> None:
+        """Room for attempts, kept for the moment when the disk is full."""
+        if not self._ballast.exists():
+            with contextlib.suppress(OSError):
+                write_bytes(self._ballast, os.urandom(BALLAST))
+
+    def attempts(self, spec: RunSpec) -> list[Attempt]:
+        """All tries of a run that ended without a record, oldest first."""
+        folder = self.root / "attempts" / spec.folder
+        found = (_read_attempt(path) for path in sorted(folder.glob("*.json")))
+        return [attempt for attempt in found if attempt is not None]
 
     def last_attempts(self) -> list[Attempt]:
         """The last attempt of every cell that has no record, sorted by place."""
         found = []
         for folder in sorted({p.parent for p in (self.root / "attempts").glob("*/*/*/*/*.json")}):
-            attempt = Attempt(**json.loads(max(folder.glob("*.json")).read_text("utf-8")))
-            spec = RunSpec.model_validate(attempt.spec)
-            if not self.has(spec):
+            attempt = _read_attempt(max(folder.glob("*.json")))
+            if attempt is not None and not self.has(RunSpec.model_validate(attempt.spec)):
                 found.append(attempt)
         return found
 
     # ---- stages --------------------------------------------------------------------------------
 
-    def stage(self, kind: str, key: str) -> Stage | None:
-        """A finished stage, or None."""
-        folder = self.stages / f"{kind}-{key}"
-        if not (folder / "facts.json").is_file():
+    def stage(self, kind: str, key: str, log: Callable[[str], None] = quiet) -> Stage | None:
+        """A finished stage, or None. A damaged one is thrown away, with a warning."""
+        folder = self._stage_folder(kind, key)
+        if not folder.exists():
             return None
-        tensors = load_file(folder / "tensors.safetensors")
-        return Stage(tensors, json.loads((folder / "facts.json").read_text("utf-8")))
+        try:
+            content = (folder / "tensors.safetensors").read_bytes()
+            whole = json.loads((folder / "facts.json").read_text("utf-8"))
+            if whole["sha256"] != hashlib.sha256(content).hexdigest():
+                raise ValueError("the tensors are not those that were written")
+            return Stage(load(content), whole["facts"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            log(f"warning: stage {folder.name} is damaged ({error}); it is made again")
+            with (
+                tempfile.TemporaryDirectory(prefix=DRAFT, dir=self.stages) as bin_,
+                contextlib.suppress(FileNotFoundError),
+            ):  # somebody else was faster
+                folder.rename(Path(bin_) / folder.name)
+            return None
+
+    def has_stage(self, kind: str, key: str) -> bool:
+        """Whether it is there; its content is not looked at."""
+        return (self._stage_folder(kind, key) / "facts.json").is_file()
 
     def publish_stage(self, kind: str, key: str, stage: Stage) -> None:
-        with new_folder(self.stages / f"{kind}-{key}") as draft:
-            whole = {k: v.detach().cpu().contiguous() for k, v in stage.tensors.items()}
-            save_file(whole, draft / "tensors.safetensors")
-            write_text(draft / "facts.json", dump_json(stage.facts))
+        whole = {k: v.detach().cpu().contiguous().clone() for k, v in stage.tensors.items()}
+        content = save(whole)
+        facts = {"facts": stage.facts, "sha256": hashlib.sha256(content).hexdigest()}
+        with new_folder(self._stage_folder(kind, key)) as draft:
+            (draft / "tensors.safetensors").write_bytes(content)
+            (draft / "facts.json").write_text(dump_json(facts), encoding="utf-8")
 
-    @contextlib.contextmanager
-    def only_one(self, kind: str, key: str) -> Iterator[None]:
-        """One process at a time; the operating system frees the claim of a dead one."""
-        self.stages.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.stages / f"{kind}-{key}.lock"):
-            yield
+    def _stage_folder(self, kind: str, key: str) -> Path:
+        return self.stages / f"{kind}-{key}"
+
+
+def _write_numbered(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder)) / "attempt"
+    try:
+        write_text(draft, text)
+        for number in itertools.count():  # a link fails where another worker took the number
+            with contextlib.suppress(FileExistsError):
+                (folder / f"{number:03d}.json").hardlink_to(draft)
+                break
+    finally:
+        shutil.rmtree(draft.parent, ignore_errors=True)
+
+
+def _read_attempt(path: Path) -> Attempt | None:
+    """None: not an attempt that this version understands. Attempts are evidence, not results."""
+    try:
+        attempt = Attempt(**json.loads(path.read_text("utf-8")))
+        RunSpec.model_validate(attempt.spec)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    return attempt
 
 
 def check_writable(root: Path) -> None:
     """Raises BadInput if results cannot be written there."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=root):
-            pass
+        with tempfile.NamedTemporaryFile(dir=root) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
     except OSError as error:
+        if is_full(error):
+            raise BadInput(full_disk(root)) from error
         raise BadInput(f"results directory {root} is not writable: {error.strerror}") from error
+
+
+def full_disk(root: Path) -> str:
+    """One line about it."""
+    try:
+        free = f"{shutil.disk_usage(root).free / 2**20:.0f} MB free"
+    except OSError:
+        free = "no room"
+    return f"the disk under {root} is full ({free}): make room, or give another --results"
 
 
 def encode(value: Any) -> Any:

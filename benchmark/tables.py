@@ -13,7 +13,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from benchmark.columns import Column
-from benchmark.frames import LEAST_SEEDS, MOST_FLOOR, SATURATED
+from benchmark.frames import LEAST_SEEDS, MIXED, MOST_FLOOR, SATURATED
 
 Cell = Callable[["pd.Series[Any]"], str]
 Show = tuple[str, Cell]
@@ -156,13 +156,24 @@ def notes(frame: pd.DataFrame, in_full: bool = True) -> list[str]:
          "Selection uninformative: after BN recalibration the chosen channels are no better than "
          "those that the negated score chooses."),
         ("incomplete" in marks, "Incomplete: some seeds have no result; not ranked."),
+        (MIXED in marks, "Timings of several machines: the runs of the row come from several kinds "
+         "of hardware, so it has no seconds and no speedups."),
         ("checkpoint" in set(frame["start"]), "Conditional on one dense network: all seeds start "
          "from one checkpoint" + _overlap(frame) + "."),
         ("free" in set(frame["preparation"]), "Preparation free: masks and sparsity training were "
          "not charged; a difference counts only if its sign agrees with the charged row."),
         (bool(status - {"done"}), "Cells without a result are listed with their reason."),
     ]  # fmt: skip
-    return found + [text for holds, text in conditional if holds]
+    return found + [text for holds, text in conditional if holds] + _hardware(frame)
+
+
+def _hardware(frame: pd.DataFrame) -> list[str]:
+    """What computed these rows, and that speeds are compared within one kind of it only."""
+    kinds = sorted({kind for text in frame["hardware"] if text for kind in text.split(" / ")})
+    if len(kinds) < 2:
+        return [f"Hardware: {kind}." for kind in kinds]
+    rule = "Compare seconds and speedups only between rows of one kind (CSV column hardware)."
+    return [f"Hardware: {'; '.join(kinds)}. {rule}"]
 
 
 def _overlap(frame: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import time
 import traceback
@@ -11,17 +12,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmark import baseline
-from benchmark.context import Context, make_trainer, set_threads_and_determinism
+from benchmark.claims import Busy
+from benchmark.context import Context, dense_stage, make_trainer, set_threads_and_determinism
 from benchmark.data import Data, load_data
-from benchmark.errors import BadInput
+from benchmark.errors import BadInput, is_full
 from benchmark.execute import run_one
-from benchmark.files import write_text
 from benchmark.images import BatchSource
 from benchmark.ledger import BudgetExceeded
-from benchmark.planning import BadMethod
+from benchmark.planning import BadMethod, scores_key
+from benchmark.runlog import RunLog
 from benchmark.spec import RunSpec
-from benchmark.store import Store
+from benchmark.store import Store, full_disk
 from benchmark.sweep import Cell, Options, preset_of
 from benchmark.trainer import Diverged
 from methods import build as build_method
@@ -51,6 +55,10 @@ class Task:
     label: str  # of the method, as typed: a path for a user's own file
     options: Options
     command: str
+    key: str  # names its log
+    makes: str = ""  # the dense network that a dense task trains
+    needs: str = "-"  # the dense network that a cell starts from
+    shares: tuple[str, str] = ("", "")  # kind and key of the scoring stage, which many cells use
 
     @property
     def name(self) -> str:
@@ -66,11 +74,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a task ended: done, failed or n/a."""
+    """How a task ended: done, failed, n/a, or busy (another process is at work on it)."""
 
     status: str
     line: str
     seconds: float
+    kind: str = "cell"
 
 
 @lru_cache(maxsize=2)
@@ -93,35 +102,76 @@ def data_of(options: Options, on_progress: Callable[[int, int], None] | None = N
     )
 
 
-def do(task: Task, report: Report) -> Ended:
+def do(task: Task, report: Report, wait: bool = True) -> Ended:
     """Do the task; whatever goes wrong is an attempt on disk, never an exception."""
-    started, log = time.monotonic(), ""
+    started = time.monotonic()
     store = Store(task.options.results)
+    log = RunLog(store.root / store.log_name(task.key))
     try:
-        line = _do(task, store, report)
-        return Ended("done", line, time.monotonic() - started)
+        line = _do(task, store, report, log, wait)
+        noted = f" ({len(log.warnings)} warnings in {log.path})" if log.warnings else ""
+        return Ended("done", line + noted, time.monotonic() - started, task.kind)
+    except Busy as reason:
+        return Ended("busy", f"{task.name}: {reason}", 0.0)
     except Unsupported as reason:
         status, text = "n/a", str(reason)
-    except EXPECTED as reason:
-        status, text = "failed", str(reason)
     except (Exception, SystemExit) as error:  # a cell must never take the grid down
-        log = f"logs/{task.spec.run_id}.log"
-        write_text(store.root / log, traceback.format_exc())
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        status, text = "failed", f"{what} (see {log})"
+        status, text = "failed", reason_of(error, store.root)
+        if not isinstance(error, EXPECTED):
+            log(traceback.format_exc())
+            text += f" (see {store.log_name(task.key)})"
+    log(f"{status}: {text}")
     if task.kind == "cell":
-        store.write_attempt(task.spec, status, text, log)
-    return Ended(status, f"{task.name}: {status}: {text}", time.monotonic() - started)
+        note_attempt(store, task.spec, status, text, task.key)
+    line = f"{task.name}: {status}: {text}"
+    return Ended(status, line, time.monotonic() - started, task.kind)
 
 
-def _do(task: Task, store: Store, report: Report) -> str:
+def note_attempt(store: Store, spec: RunSpec, status: str, reason: str, key: str) -> None:
+    """An attempt on disk; if there is no room even for that, the line on the screen is all."""
+    with contextlib.suppress(OSError):
+        store.write_attempt(spec, status, reason, store.log_name(key))
+
+
+def reason_of(error: BaseException, root: Path) -> str:
+    """One line that says what to do where that is known."""
+    if isinstance(error, EXPECTED):
+        return " ".join(str(error).split())
+    if is_full(error):
+        return full_disk(root)
+    text = (str(error).splitlines() or [""])[0]
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate" in text
+    if memory:
+        return f"out of memory: fewer --jobs, or a smaller --batch-size ({text or 'no details'})"
+    return f"{type(error).__name__}: {text}"
+
+
+def _do(task: Task, store: Store, report: Report, log: RunLog, wait: bool) -> str:
+    if task.kind == "dense":
+        return _dense(task, _context(task, store, report, log))
+    with store.claims.take("run", task.spec.run_id, wait, log) as claim:
+        if is_finished(task.spec, task.options):  # by somebody else, while we waited
+            return f"{task.name}: done by another process"
+        told = store.claims.news(claim)
+
+        def tell(cell: str, phase: str, done: int, total: int) -> None:
+            told(phase, done, total)
+            report(cell, phase, done, total)
+
+        log(f"{task.name}: {claim.holder} begins: {task.command}")
+        record = run_one(task.spec, find(task.label), _context(task, store, tell, log))
+        log(f"done: {100 * record.final.test_top1:.2f} % test top-1 in {record.seconds:.1f} s")
+    line = f"{task.name}: {100 * record.final.test_top1:.2f} % test top-1"
+    cut = f" with {100 * record.flops_reduction:.1f} % of the FLOPs removed"
+    return line + (cut if record.flops_reduction else "")
+
+
+def _context(task: Task, store: Store, report: Report, log: RunLog) -> Context:
     options, spec = task.options, task.spec
-    keyed = options.model_dump_json(include=set(DATA_FIELDS))
-    data = cached_data(keyed)
+    data = cached_data(options.model_dump_json(include=set(DATA_FIELDS)))
     if data.identity != spec.data:
         raise BadInput("the data changed since the grid was planned")
-    entry = find(task.label)
-    context = Context(
+    return Context(
         store=store,
         data=data,
         device=options.torch_device(),
@@ -130,18 +180,26 @@ def _do(task: Task, store: Store, report: Report) -> str:
         compiled=options.compile,
         optimistic=wants_optimistic(options),
         command=task.command,
+        log=log,
+        checkpoint_seconds=60 * options.checkpoint_minutes,
     )
-    if task.kind == "dense":
-        set_threads_and_determinism(spec.threads)
-        trainer = make_trainer(spec, context)
-        test = BatchSource(data.test, spec.data, context.device)
-        method = build_method(entry, spec.method.params)
-        stage = baseline.dense_stage(spec, method, trainer, test, store, options.checkpoint)
-        return f"{task.name}: {100 * stage.facts['accuracy']['test_top1']:.2f} % test top-1"
-    record = run_one(spec, entry, context)
-    line = f"{task.name}: {100 * record.final.test_top1:.2f} % test top-1"
-    cut = f" with {100 * record.flops_reduction:.1f} % of the FLOPs removed"
-    return line + (cut if record.flops_reduction else "")
+
+
+def _dense(task: Task, context: Context) -> str:
+    spec = task.spec
+    set_threads_and_determinism(spec.threads)
+    trainer = make_trainer(spec, context)
+    test = BatchSource(context.data.test, spec.data, context.device)
+    method = build_method(find(task.label), spec.method.params)
+    stage = dense_stage(spec, method, trainer, test, context)
+    return f"{task.name}: {100 * stage.facts['accuracy']['test_top1']:.2f} % test top-1"
+
+
+def is_finished(spec: RunSpec, options: Options) -> bool:
+    """Whether the record is there, and the best-test-epoch figure if it was asked for."""
+    store = Store(options.results)
+    has_optimistic = not wants_optimistic(options) or store.measurements(spec, "optimistic")
+    return store.has(spec) and bool(has_optimistic)
 
 
 def wants_optimistic(options: Options) -> bool:
@@ -151,7 +209,19 @@ def wants_optimistic(options: Options) -> bool:
 
 def task_of(kind: str, cell: Cell, options: Options) -> Task:
     label = next(m for m in [*options.methods, cell.entry.label] if _same(m, cell))
-    return Task(kind, cell.spec, label, options, command_of(cell, options, label))
+    command, dense = command_of(cell, options, label), dense_key(cell)
+    if kind == "dense":
+        own = ("dense", dense)
+        return Task(kind, cell.spec, label, options, command, f"dense-{dense}", dense, "-", own)
+    method = build_method(cell.entry, cell.spec.method.params)
+    scores = ("scores", scores_key(cell.spec, method.prepares))
+    return Task(kind, cell.spec, label, options, command, cell.spec.run_id, "", dense, scores)
+
+
+def dense_key(cell: Cell) -> str:
+    """Of the dense network a cell starts from."""
+    method = build_method(cell.entry, cell.spec.method.params)
+    return baseline.stage_key(cell.spec, method.own_dense)
 
 
 def _same(label: str, cell: Cell) -> bool:
@@ -179,7 +249,7 @@ def command_of(cell: Cell, options: Options, label: str) -> str:
     said = chosen.model_dump(mode="json", exclude_defaults=True)
     said |= {name: getattr(chosen, name) for name in ALWAYS_SAID}
     for name, value in said.items():
-        if name in ("results", "jobs", "device"):
+        if name in ("results", "jobs", "device", "checkpoint_minutes"):
             continue
         flag = "--" + name.replace("_", "-")
         if isinstance(value, dict):

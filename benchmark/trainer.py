@@ -10,13 +10,16 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark import checkpoint
+from benchmark.checkpoint import Checkpoints, Memory, Moment, quiet
+from benchmark.environment import hardware_kind
 from benchmark.evaluation import evaluate
 from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
@@ -49,6 +52,16 @@ class EpochRow:
     loss: float
     val_top1: float | None
 
+    def __str__(self) -> str:
+        val = "" if self.val_top1 is None else f", validation {100 * self.val_top1:.2f} %"
+        return f"{self.phase} {self.epoch:g} epochs: loss {self.loss:.4f}{val}, rate {self.lr:.2g}"
+
+
+class EpochMemory(Memory, Protocol):
+    """A memory that looks at the network after every epoch."""
+
+    def after_epoch(self, row: EpochRow) -> None: ...
+
 
 @contextlib.contextmanager
 def trained_only(net: nn.Module, modules: Mapping[str, nn.Module] | None) -> Iterator[None]:
@@ -79,6 +92,30 @@ def trained_only(net: nn.Module, modules: Mapping[str, nn.Module] | None) -> Ite
 
 
 @dataclass
+class Phase:
+    """One training phase under way."""
+
+    name: str
+    net: nn.Module
+    recipe: Recipe
+    schedule: Schedule
+    optimizer: torch.optim.Optimizer
+    penalty: Callable[[], Tensor] | None
+    memory: EpochMemory | None
+    validate: bool
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    loss: Tensor = field(default_factory=lambda: torch.zeros(()))  # summed over the epoch's images
+    since: float = 0.0  # when the clock was read last
+
+    def clock(self) -> None:
+        """Count the seconds since the clock was read last."""
+        now = time.perf_counter()
+        self.seconds, self.since = self.seconds + now - self.since, now
+
+
+@dataclass
 class Trainer:
     """See `methods.api.Trainer`. Holds the training and validation split; no test split."""
 
@@ -94,6 +131,9 @@ class Trainer:
     progress: Progress = silent
     charged: bool = True  # False: preparation is granted free
     compiled: bool = False
+    checkpoints: Checkpoints | None = None  # of the piece of work at hand; None: nothing is kept
+    log: Callable[[str], None] = quiet
+    resumed: list[str] = field(default_factory=list)  # machine kinds of earlier attempts
     notes: dict[str, Any] = field(default_factory=dict)
     curve: list[EpochRow] = field(default_factory=list)
     _phase: int = 0
@@ -158,7 +198,6 @@ class Trainer:
         penalty: Callable[[], Tensor] | None = None,
         only: Mapping[str, nn.Module] | None = None,
         constant_lr: bool = False,
-        after_epoch: Callable[[int], None] | None = None,
     ) -> None:
         changes: dict[str, Any] = {"epochs": epochs}
         if lr is not None:
@@ -172,7 +211,6 @@ class Trainer:
             f"prepare-{self._phase}",
             penalty=penalty,
             only=only,
-            after_epoch=after_epoch,
         )
 
     def learning_rates(self, epochs: float, lr: float | None = None) -> list[float]:
@@ -193,79 +231,130 @@ class Trainer:
         *,
         penalty: Callable[[], Tensor] | None = None,
         only: Mapping[str, nn.Module] | None = None,
-        after_epoch: Callable[[int], None] | None = None,
+        memory: EpochMemory | None = None,
         validate: bool = False,
         charged: bool | None = None,
         macs: int | None = None,
     ) -> None:
-        """Train by the recipe, charge the images, add to the curve; leaves `net` in train mode."""
+        """Train by the recipe, charge the images, add to the curve; leaves `net` in train mode.
+        Goes on from the last checkpoint of the phase, if there is one."""
         schedule = Schedule.of(recipe.epochs, len(self.train), recipe.batch_size)
         is_charged = self.charged if charged is None else charged
         if is_charged:
             self.ledger.check(schedule.images, phase)
-        started = time.perf_counter()
+        checkpoint.seed_everything(phase_seed(self.seed, phase))
         with trained_only(net, only):
-            self._epochs(net, recipe, phase, schedule, penalty, after_epoch, validate)
-        seconds = time.perf_counter() - started
+            optimizer = make_optimizer(recipe, [p for p in net.parameters() if p.requires_grad])
+            run = Phase(phase, net, recipe, schedule, optimizer, penalty, memory, validate)
+            run.loss = torch.zeros((), device=self.device)
+            self._restore(run)
+            self._epochs(run)
         kind = "charged" if is_charged else "free"
         per_image = self._macs if macs is None else macs
-        self.ledger.add(phase, kind, schedule.images, per_image, seconds)  # type: ignore[arg-type]
+        self.ledger.add(phase, kind, schedule.images, per_image, run.seconds)  # type: ignore[arg-type]
 
-    def _epochs(
-        self,
-        net: nn.Module,
-        recipe: Recipe,
-        phase: str,
-        schedule: Schedule,
-        penalty: Callable[[], Tensor] | None,
-        after_epoch: Callable[[int], None] | None,
-        validate: bool,
-    ) -> None:
-        optimizer = make_optimizer(recipe, [p for p in net.parameters() if p.requires_grad])
-        seed, step, images = phase_seed(self.seed, phase), 0, 0
-        forward = torch.compile(net) if self.compiled and not isinstance(net, Network) else net
-        for epoch, sizes in enumerate(schedule.sizes):
-            net.train()
-            total = torch.zeros((), device=self.device)
-            rows = order_of(len(self.train), seed, epoch)[: sum(sizes)]
-            for chunk in rows.split(list(sizes)):
-                rate = rate_at(recipe, step / schedule.steps)
-                loss = self._step(forward, optimizer, rate, recipe, chunk, (seed, epoch), penalty)
-                total += loss.detach() * len(chunk)
-                step, images = step + 1, images + len(chunk)
-                self.progress(phase, images, schedule.images)
-            mean = float(total) / sum(sizes)
-            if not math.isfinite(mean):
-                raise Diverged(f"the loss is not finite in epoch {epoch + 1} of {phase}")
-            val = self.accuracy(net) if validate and len(self.val) else None
-            done = images / len(self.train)
-            self.curve.append(EpochRow(phase, done, images, rate, mean, val))
-            if after_epoch is not None:
-                after_epoch(epoch)
-        net.train()
+    def _epochs(self, run: Phase) -> None:
+        seed = phase_seed(self.seed, run.name)
+        compiles = self.compiled and not isinstance(run.net, Network)
+        forward = torch.compile(run.net) if compiles else run.net
+        last = 0
+        for epoch, sizes in enumerate(run.schedule.sizes):
+            first, last = last, last + len(sizes)
+            if run.step >= last:
+                continue  # done before a kill
+            run.net.train()
+            run.since = time.perf_counter()
+            rows = order_of(len(self.train), seed, epoch)[: sum(sizes)].split(list(sizes))
+            for chunk in rows[run.step - first :]:
+                rate = rate_at(run.recipe, run.step / run.schedule.steps)
+                loss = self._step(forward, run, rate, chunk, (seed, epoch))
+                run.loss += loss.detach() * len(chunk)
+                run.step, run.images = run.step + 1, run.images + len(chunk)
+                self.progress(run.name, run.images, run.schedule.images)
+                if run.step < last and self.checkpoints is not None and self.checkpoints.due():
+                    run.clock()
+                    self._keep(run)
+            self._end_epoch(run, epoch, sum(sizes), rate)
+        run.net.train()
+
+    def _end_epoch(self, run: Phase, epoch: int, images: int, rate: float) -> None:
+        mean = float(run.loss) / images  # waits for the device, so the clock below is right
+        run.clock()
+        if not math.isfinite(mean):
+            raise Diverged(f"diverged: the loss is not finite in epoch {epoch + 1} of {run.name}")
+        val = self.accuracy(run.net) if run.validate and len(self.val) else None
+        done = run.images / len(self.train)
+        row = EpochRow(run.name, done, run.images, rate, mean, val)
+        self.curve.append(row)
+        self.log(str(row))
+        if run.memory is not None:
+            run.memory.after_epoch(row)
+        run.loss.zero_()
+        self._keep(run)
+
+    def _keep(self, run: Phase) -> None:
+        """A checkpoint of the phase as it is now."""
+        if self.checkpoints is None:
+            return
+        own = Moment(
+            {"loss": run.loss},
+            {
+                "step": run.step,
+                "images": run.images,
+                "seconds": run.seconds,
+                "curve": [asdict(row) for row in self.curve if row.phase == run.name],
+                "machines": [*self.resumed, hardware_kind()],
+            },
+        )
+        parts = {
+            "phase": own,
+            "net": Moment(checkpoint.network_tensors(run.net), {}),
+            "optimizer": Moment(checkpoint.optimizer_state(run.optimizer), {}),
+            "random": checkpoint.random_states(),
+        }
+        if run.memory is not None:
+            parts["memory"] = run.memory.state()
+        self.checkpoints.save(run.name, run.step, checkpoint.joined(**parts))
+
+    def _restore(self, run: Phase) -> None:
+        """Continue where the last whole checkpoint of the phase was written. The precision is fp32
+        or bf16, so there is no loss scaler; the rate and the order follow from the step."""
+        found = None if self.checkpoints is None else self.checkpoints.last(run.name)
+        if found is None:
+            return
+        own = checkpoint.part(found, "phase")
+        checkpoint.restore_network(run.net, checkpoint.part(found, "net").tensors)
+        checkpoint.restore_optimizer(run.optimizer, checkpoint.part(found, "optimizer").tensors)
+        checkpoint.restore_random_states(checkpoint.part(found, "random"))
+        if run.memory is not None:
+            run.memory.restore(checkpoint.part(found, "memory"))
+        run.loss.copy_(own.tensors["loss"])
+        run.step, run.images = own.facts["step"], own.facts["images"]
+        run.seconds = own.facts["seconds"]
+        self.curve += [EpochRow(**row) for row in own.facts["curve"]]
+        self.resumed = list(own.facts["machines"])
+        self.log(f"{run.name} goes on after step {run.step} of {run.schedule.steps}")
 
     def _step(
         self,
         forward: Callable[..., Tensor],
-        optimizer: torch.optim.Optimizer,
+        run: Phase,
         rate: float,
-        recipe: Recipe,
         rows: Tensor,
         key: tuple[int, int],
-        penalty: Callable[[], Tensor] | None,
     ) -> Tensor:
         x, y = self.train.batch(rows, augment=key, channels_last=True)
         self._now = (*key, self.train.index[rows].to(self.device))
-        for group in optimizer.param_groups:
+        for group in run.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits = forward(x, y) if isinstance(forward, Network) else forward(x)
-        loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
-        if penalty is not None:
-            loss = loss + penalty()
-        optimizer.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=run.recipe.label_smoothing)
+        if run.penalty is not None:
+            loss = loss + run.penalty()
+        run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        run.optimizer.step()
         self._now = None
         return loss
 
@@ -310,10 +399,20 @@ class Trainer:
         ranked = torch.sort(place * self.num_classes + labels, stable=True).indices
         return order[ranked][:images]
 
-    @property
-    def curve_now(self) -> EpochRow:
-        """The last finished epoch."""
-        return self.curve[-1]
+    @contextlib.contextmanager
+    def telling(self, progress: Progress) -> Iterator[None]:
+        """Within the block this callback hears of progress too."""
+        before = self.progress
+
+        def tell(phase: str, done: int, total: int) -> None:
+            before(phase, done, total)
+            progress(phase, done, total)
+
+        self.progress = tell
+        try:
+            yield
+        finally:
+            self.progress = before
 
     def use(self, net: Network) -> None:
         """Price of one image from now on."""

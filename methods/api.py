@@ -154,10 +154,10 @@ class Trainer(Protocol):
         penalty: Callable[[], Tensor] | None = None,
         only: Mapping[str, nn.Module] | None = None,
         constant_lr: bool = False,
-        after_epoch: Callable[[int], None] | None = None,
     ) -> None:
         """Train by the run's recipe and charge it. `penalty()` is added to the loss; `only` trains
-        these modules and freezes the rest, running statistics included."""
+        these modules and freezes the rest, running statistics included. A killed run goes on inside
+        this call: what must survive is a parameter or buffer of the network or its gates."""
         ...
 
     def learning_rates(self, epochs: float, lr: float | None = None) -> list[float]:

@@ -1,0 +1,282 @@
+"""`python -m benchmark.merge DIR…`: unites the results of several machines. Nothing that is there
+is changed: what one directory has more is copied, and what differs is listed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmark import compare
+from benchmark.cli import DONE, FAILED, console, run_app
+from benchmark.compare import Difference, Run
+from benchmark.errors import BadInput
+from benchmark.files import DRAFT, flush_folder, new_folder
+from benchmark.progress import counting
+from benchmark.record import RECORD
+from benchmark.spec import RunSpec, digest
+from benchmark.store import Store, check_writable
+
+SHOWN = 4  # differing fields in one line
+MANY = 200  # records: from here on progress is shown
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass
+class Merging:
+    """What is to be copied and what was found; filled by reading alone, so that it can be shown
+    before anything is written."""
+
+    store: Store  # where everything goes
+    folders: dict[Path, Path] = field(default_factory=dict)  # runs: to, from
+    files: dict[Path, bytes] = field(default_factory=dict)  # measurements
+    attempts: list[tuple[Path, str]] = field(default_factory=list)  # folder, text
+    there: int = 0  # runs that are equal in both
+    rounded: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def code(self) -> int:
+        return FAILED if self.conflicts or self.broken else DONE
+
+
+# ---- what is to be done --------------------------------------------------------------------------
+
+
+def plan(sources: list[Path], into: Path, on_progress: OnProgress | None = None) -> Merging:
+    """Read all sources and decide; writes nothing.
+
+    Raises:
+        BadInput: a source is no results directory, or the target itself.
+    """
+    for source in sources:
+        _check_source(source, into)
+    merging = Merging(Store(into))
+    found = [path.parent for source in sources for path in Store(source).record_paths()]
+    folders = [f for f in found if not f.name.startswith(DRAFT)]  # of a copy that was killed
+    for number, folder in enumerate(folders, 1):
+        _add_run(merging, folder)
+        if on_progress is not None and len(folders) >= MANY:
+            on_progress(number, len(folders))
+    for source in sources:  # after all records: attempts behind a record are of no interest
+        _add_attempts(merging, source)
+    return merging
+
+
+def _check_source(source: Path, into: Path) -> None:
+    if not source.is_dir():
+        raise BadInput(f"no such directory: {source}")
+    if source.resolve() == into.resolve():
+        raise BadInput(f"{source} is the directory to merge into: name others, or --results OUT")
+    if not (source / "runs").is_dir():
+        raise BadInput(f"{source} has no runs/: give a results directory")
+
+
+def _add_run(merging: Merging, folder: Path) -> None:
+    try:
+        run = _whole(folder)
+        target = merging.store.run_folder(run.record.spec)  # never by the name it was found under
+        known = merging.folders.get(target, target)
+        if not (known / RECORD).is_file():
+            if target.exists():
+                raise BadInput(f"{target} is in the way: it has no {RECORD}")
+            merging.folders[target] = folder
+            return
+        ours = _whole(known)
+    except BadInput as error:
+        merging.broken.append(f"not merged: {error}")
+        return
+    found = compare.differences(ours, run)
+    if not found:
+        merging.there += 1
+        _add_measurements(merging, target, known, folder)
+    elif all(d.rounded for d in found) and _other_kind(ours, run):
+        fields = _fields(found)
+        merging.rounded.append(f"{_name(run)}: differs in bits (other machine kind): {fields}")
+    else:
+        kind = " (other machine kind)" if _other_kind(ours, run) else ""
+        line = f"{_name(run)}{kind}: {_fields(found)} (here: {known}, kept; there: {folder})"
+        merging.conflicts.append(line)
+
+
+def _whole(folder: Path) -> Run:
+    """The run with all its files, which fit together."""
+    run = compare.read_run(folder)
+    if digest(run.keep) != run.record.plan:
+        raise BadInput(f"{folder / compare.PLAN} is not the plan of its record")
+    return run
+
+
+def _other_kind(one: Run, other: Run) -> bool:
+    first, second = (compare.kind_of(r.record.environment) for r in (one, other))
+    return first != second
+
+
+def _name(run: Run) -> str:
+    return run.record.spec.folder
+
+
+def _fields(found: list[Difference]) -> str:
+    """The figures first: they matter more than last bits."""
+    ordered = sorted(found, key=lambda d: d.rounded)
+    shown = [f"{d.field} {d.one} here, {d.other} there" for d in ordered[:SHOWN]]
+    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    return "; ".join(shown + more)
+
+
+def _add_measurements(merging: Merging, target: Path, known: Path, folder: Path) -> None:
+    """Measurements belong to the weights they were made on: only equal runs share them."""
+    for path in sorted((folder / "measurements").glob("*.json")):
+        if path.name.startswith("."):
+            continue
+        place = target / "measurements" / path.name
+        ours, content = known / "measurements" / path.name, path.read_bytes()
+        present = merging.files.get(place) or (ours.read_bytes() if ours.is_file() else None)
+        if present is None:
+            merging.files[place] = content
+        elif present != content:
+            merging.conflicts.append(f"{path}: other content than {ours}; kept: {ours}")
+
+
+def _add_attempts(merging: Merging, source: Path) -> None:
+    """Those of cells without a record; the same ones are copied once."""
+    theirs: dict[Path, Counter[str]] = {}
+    for path in sorted((source / "attempts").glob("*/*/*/*/*.json")):
+        try:
+            text = path.read_text("utf-8")
+            spec = RunSpec.model_validate(json.loads(text)["spec"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            merging.broken.append(f"not merged: {path} is not an attempt: {reason[:120]}")
+            continue
+        if not merging.store.has(spec) and merging.store.run_folder(spec) not in merging.folders:
+            folder = merging.store.root / "attempts" / spec.folder
+            theirs.setdefault(folder, Counter())[text] += 1
+    for folder, texts in theirs.items():
+        ours = Counter(p.read_text("utf-8") for p in folder.glob("*.json"))
+        ours.update(text for place, text in merging.attempts if place == folder)
+        merging.attempts += [(folder, text) for text in (texts - ours).elements()]
+
+
+# ---- doing it ------------------------------------------------------------------------------------
+
+
+def apply(merging: Merging) -> None:
+    """Copy what was planned. A run that another process published meanwhile stays as it is.
+
+    Raises:
+        BadInput: a file cannot be read or written; what was copied so far is whole.
+    """
+    check_writable(merging.store.root)
+    try:
+        for target, source in merging.folders.items():
+            _copy_run(merging, source, target)
+        for place, content in merging.files.items():
+            if not _publish(place, content) and place.read_bytes() != content:
+                merging.conflicts.append(f"{place} was written meanwhile with other content")
+        for folder, text in merging.attempts:
+            _publish_numbered(folder, text.encode())
+    except OSError as error:
+        reason = f"{error.filename or merging.store.root}: {error.strerror or error}"
+        raise BadInput(f"stopped, and what was copied so far is whole: {reason}") from error
+
+
+def _copy_run(merging: Merging, source: Path, target: Path) -> None:
+    with new_folder(target) as draft:
+        for path in sorted(source.rglob("*")):
+            place = path.relative_to(source)
+            if path.is_file() and not any(part.startswith(DRAFT) for part in place.parts):
+                (draft / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, draft / place)
+    record = target / RECORD
+    if not record.is_file() or record.read_bytes() != (source / RECORD).read_bytes():
+        merging.conflicts.append(f"{target} was written meanwhile by another run; merge again")
+
+
+def _publish(path: Path, content: bytes) -> bool:
+    """Write a new file whole; False, and nothing is changed, if there is one already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=DRAFT, dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.chmod(0o644)
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(draft)  # fails where a rename would replace
+            return True
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+        flush_folder(path.parent)
+
+
+def _publish_numbered(folder: Path, content: bytes) -> None:
+    number = len(list(folder.glob("*.json")))
+    while not _publish(folder / f"{number:03d}.json", content):
+        number += 1
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def show(merging: Merging, dry_run: bool, screen: Console) -> None:
+    """One line per thing that was not simply copied, then the counts."""
+
+    def say(line: str) -> None:
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    for line in (*merging.broken, *merging.rounded, *(f"conflict: {c}" for c in merging.conflicts)):
+        say(line)
+    into, verb = merging.store.root, "would be copied" if dry_run else "copied"
+    extras = [(len(merging.files), "measurement"), (len(merging.attempts), "attempt")]
+    also = "".join(f", {_count(n, what)}" for n, what in extras if n)
+    counts = [
+        f"{_count(len(merging.folders), 'run')}{also} {verb}",
+        f"{merging.there} already there",
+    ]
+    counts += [f"{len(merging.rounded)} with other bits"] if merging.rounded else []
+    counts += [_count(len(merging.conflicts), "conflict")]
+    counts += [f"{len(merging.broken)} not readable"] if merging.broken else []
+    say(f"{into}: {'; '.join(counts)}")
+    if merging.folders and not dry_run:
+        say(f"Next: python -m benchmark.report --results {into} draws tables and figures again")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def main(
+    directories: Annotated[list[Path], typer.Argument(help="Results of other machines.")],
+    results: Annotated[Path, typer.Option(help="Where all of them are united.")] = Path("results"),
+    dry_run: Annotated[bool, typer.Option(help="Show what would be done, write nothing.")] = False,
+) -> int:
+    """Unite results directories: records, measurements, and attempts of cells without a record.
+    Nothing is overwritten. Exit code 1: there were conflicts or unreadable records."""
+    screen = console()
+    with counting(screen, "reading records") as on_progress:
+        merging = plan(directories, results, on_progress)
+    if not dry_run:
+        apply(merging)
+    show(merging, dry_run, screen)
+    return merging.code
+
+
+if __name__ == "__main__":
+    run_app(main)

@@ -1,0 +1,140 @@
+"""Whether a run that was made again is the one in the record: by bits on a machine of the same
+kind, elsewhere by accuracy on the same images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmark import compare
+from benchmark.cli import DONE, FAILED
+from benchmark.compare import Difference, Run
+
+MARGIN = 0.3  # percentage points: differences inside are equivalence (DECISIONS 30)
+NORMAL_95 = 1.959964
+SHOWN = 30  # differing fields
+POINTS = {  # name in the predictions: title, field of the record
+    "before": ("before recovery", "before_recovery"),
+    "recalibrated": ("after BN recalibration", "recalibrated"),
+    "final": ("final", "final"),
+}
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Accuracy of a second run minus that of a first on the same images, in percentage points."""
+
+    images: int
+    lost: int  # right in the first run only
+    gained: int  # right in the second run only
+
+    @property
+    def difference(self) -> float:
+        return 100 * (self.gained - self.lost) / self.images
+
+    @property
+    def half(self) -> float:
+        """Half a 95 % interval over images (Bonett and Price 2012: one image is added to each of
+        lost and gained, so that a handful of differing images is not taken for certainty)."""
+        images = self.images + 2
+        mean = (self.gained - self.lost) / images
+        spread = (self.gained + self.lost + 2) / images - mean**2
+        return 100 * NORMAL_95 * math.sqrt(spread / images)
+
+    @property
+    def agrees(self) -> bool:
+        """The interval holds zero, or lies within the margin of equivalence."""
+        away = abs(self.difference)
+        return away <= self.half or away + self.half <= MARGIN
+
+
+def paired(one: np.ndarray, other: np.ndarray, labels: np.ndarray) -> Paired:
+    """Compare predicted classes (N,) of two runs with the labels (N,)."""
+    first, second = one == labels, other == labels
+    return Paired(len(labels), int((first & ~second).sum()), int((second & ~first).sum()))
+
+
+def points(recorded: Run, again: Run, labels: np.ndarray) -> dict[str, Paired]:
+    """Both networks on the same test images, at the fixed points whose predictions both have."""
+    found = {}
+    for point in POINTS:
+        one, other = (r.arrays.get(f"test_{point}_class") for r in (recorded, again))
+        if one is not None and other is not None and one.shape == other.shape == labels.shape:
+            found[point] = paired(one, other, labels)
+    return found
+
+
+def contradictions(run: Run, labels: np.ndarray) -> list[Difference]:
+    """Test accuracies of the record that its own predictions do not give."""
+    found = []
+    for point, (_, place) in POINTS.items():
+        predicted = run.arrays.get(f"test_{point}_class")
+        said = getattr(run.record, place).test_top1
+        if predicted is None or predicted.shape != labels.shape:
+            found.append(Difference(f"{place}.test_top1", f"{said:.6g}", "nothing"))
+        elif abs(said - (counted := float((predicted == labels).mean()))) > 1e-9:
+            found.append(Difference(f"{place}.test_top1", f"{said:.6g}", f"{counted:.6g}"))
+    return found
+
+
+def judge(recorded: Run, again: Run, labels: np.ndarray, same_kind: bool, say: Say) -> int:
+    """Say what was found; the exit code."""
+    found = compare.differences(recorded, again)
+    if not same_kind:
+        return _by_images(recorded, again, labels, not found, say)
+    if found:
+        for d in found[:SHOWN]:
+            say(f"  {d.field}: {d.one} in the record, {d.other} here")
+        if len(found) > SHOWN:
+            say(f"  and {len(found) - SHOWN} more fields")
+        show_figures(recorded, again, points(recorded, again, labels), say)
+        fields = "1 field differs" if len(found) == 1 else f"{len(found)} fields differ"
+        say(f"not reproduced: {fields} on a machine of the same kind")
+        return FAILED
+    say(
+        f"reproduced: equal to the bit in {len(compare.results(recorded.record))} fields of the "
+        f"record (plan, weights and every accuracy among them), {len(recorded.curve)} epochs of "
+        f"the curve and {len(recorded.arrays)} arrays of predictions"
+    )
+    return DONE
+
+
+def _by_images(recorded: Run, again: Run, labels: np.ndarray, equal: bool, say: Say) -> int:
+    pairs = points(recorded, again, labels)
+    show_figures(recorded, again, pairs, say)
+    wrong = contradictions(recorded, labels)
+    for d in wrong:
+        say(f"  {d.field}: {d.one} in the record, its own predictions give {d.other}")
+    if wrong:
+        say("not reproduced: the record contradicts its own predictions")
+        return FAILED
+    final = pairs["final"]
+    size = f"{final.difference:+.2f} ± {final.half:.2f} points"
+    over = f"95 % interval over {final.images} test images, conditional on these two runs"
+    if not final.agrees:
+        say(f"not reproduced: final test accuracy differs by {size} ({over})")
+        return FAILED
+    bits = "; every bit is equal, though the machine is of another kind" if equal else ""
+    say(f"reproduced: final test accuracy agrees within {size} ({over}){bits}")
+    return DONE
+
+
+def show_figures(recorded: Run, again: Run, pairs: dict[str, Paired], say: Say) -> None:
+    """How far apart the two runs are, for a reader."""
+    there, here = recorded.record, again.record
+    if there.dense.accuracy is not None and here.dense.accuracy is not None:
+        dense = (there.dense.accuracy.test_top1, here.dense.accuracy.test_top1)
+        say(f"  dense network: {100 * dense[0]:.2f} % in the record, {100 * dense[1]:.2f} % here")
+    overlap = compare.kept_overlap(recorded.keep, again.keep)
+    say(f"  kept units: {100 * overlap:.1f} % of those in the record are kept here too")
+    for point, pair in pairs.items():
+        title, place = POINTS[point]
+        one, other = (100 * getattr(r, place).test_top1 for r in (there, here))
+        say(
+            f"  {title}: {one:.2f} % in the record, {other:.2f} % here: "
+            f"{pair.difference:+.2f} ± {pair.half:.2f} points"
+        )
