@@ -216,7 +216,9 @@ def parse_checkpoint(file: BinaryIO, safetensors: bool, place: str) -> dict[str,
     tensors = {str(k).removeprefix("module."): v for k, v in content.items() if torch.is_tensor(v)}
     if not tensors:
         raise BadInput(f"{place} holds no tensors")
-    for tensor in tensors.values():
+    for name, tensor in tensors.items():
+        if not name.isprintable() or len(name) > 200:
+            raise BadInput(f"{place} holds a tensor whose name is not that of a weight")
         if tensor.layout != torch.strided or not tensor.is_cpu or tensor.dtype not in _PLAIN:
             raise BadInput(f"{place} holds tensors that are not plain numbers ({tensor.dtype})")
     return tensors

@@ -113,10 +113,19 @@ class Claims:
 
     def read(self, kind: str, key: str) -> Claim | None:
         """The last that was heard; None if the work was ended in order, or never begun."""
+        return self._parse(self._file(kind, key))
+
+    @staticmethod
+    def _parse(path: Path) -> Claim | None:
         try:
-            return Claim(**json.loads(self._file(kind, key).read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
+            return Claim(**json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
+
+    def all(self) -> list[Claim]:
+        """Of work that is going on, or was left behind."""
+        found = (self._parse(path) for path in sorted(self.folder.glob("*.json")))
+        return [claim for claim in found if claim is not None]
 
     def is_held(self, kind: str, key: str) -> bool:
         """Whether a living process holds it."""

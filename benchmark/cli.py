@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from benchmark.errors import BadInput
+from benchmark.errors import BadInput, is_full
 
 UsageProblem: type[Exception] = typer.BadParameter.mro()[2]  # ClickException, wherever it lives
 INTERRUPTED_LINE = "interrupted: what is finished is kept, the same command goes on from there"
@@ -40,6 +40,12 @@ def outcome(call: Callable[[], Any]) -> int:
     except UsageProblem as error:
         text = error.format_message()  # type: ignore[attr-defined]
         complain(f"{' '.join(text.split())} (--help shows what is allowed)")
+        return BAD_INPUT
+    except OSError as error:
+        if not is_full(error):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        complain(f"the disk is full{where}: make room; what is finished is kept")
         return BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
         complain(INTERRUPTED_LINE)

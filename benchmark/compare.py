@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import BadInput
-from benchmark.record import RECORD, RunRecord, read_record
+from benchmark.record import RECORD, RunRecord, one_line, parse_json, read_record
 from benchmark.spec import canonical
 
 PLAN, CURVE, PREDICTIONS = "plan.json", "curve.csv", "predictions.npz"
@@ -61,23 +59,18 @@ def read_run(folder: Path) -> Run:
     """All files of a run.
 
     Raises:
-        BadInput: one of them is missing or cannot be read, or the record is not of its own spec.
+        BadInput: one of them is missing or cannot be read, or the record was edited.
     """
     record = read_record(folder / RECORD)
-    if record.run_id != record.spec.run_id:
-        raise BadInput(
-            f"{folder / RECORD} was edited: its run id is {record.run_id}, that of its spec "
-            f"{record.spec.run_id}"
-        )
     return Run(folder, record, _keep(folder), _curve(folder), _arrays(folder))
 
 
 def _keep(folder: Path) -> Keep:
     try:
-        content = json.loads((folder / PLAN).read_text("utf-8"))["keep"]
+        content = parse_json((folder / PLAN).read_bytes())["keep"]
         return {str(group): [int(unit) for unit in kept] for group, kept in content.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{folder / PLAN} is not a pruning plan: {error}") from error
+        raise BadInput(f"{folder / PLAN} is not a pruning plan: {one_line(error)}") from error
 
 
 def _curve(folder: Path) -> list[dict[str, str]]:
@@ -85,7 +78,7 @@ def _curve(folder: Path) -> list[dict[str, str]]:
         with (folder / CURVE).open(encoding="utf-8", newline="") as handle:
             return list(csv.DictReader(handle))
     except (OSError, ValueError, csv.Error) as error:
-        raise BadInput(f"{folder / CURVE} is not a curve: {error}") from error
+        raise BadInput(f"{folder / CURVE} is not a curve: {one_line(error)}") from error
 
 
 def _arrays(folder: Path) -> dict[str, np.ndarray]:
@@ -93,10 +86,8 @@ def _arrays(folder: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, AttributeError, RuntimeError) as error:
-        raise BadInput(f"{path} does not hold predictions: {error}") from error
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise BadInput(f"{path} is damaged: {error}") from error
+    except Exception as error:  # what damage raises depends on where it is: zip, header, memory
+        raise BadInput(f"{path} does not hold predictions: {one_line(error)}") from error
 
 
 # ---- differences ---------------------------------------------------------------------------------

@@ -17,14 +17,7 @@ from torch import Tensor
 
 from benchmark.errors import BadInput
 from benchmark.files import write_bytes
-from benchmark.images import (
-    LONGEST_NAME,
-    NAME_PATTERN,
-    Augmentation,
-    DataIdentity,
-    Images,
-    Triple,
-)
+from benchmark.images import LONGEST_NAME, Augmentation, DataIdentity, Images, Triple
 from benchmark.readers import Decoded, Progress, draw_per_class, others, read
 
 NAMES = ("digits", "cifar10", "cifar100", "imagefolder")
@@ -38,7 +31,7 @@ PUBLISHED: dict[str, tuple[Triple, Triple]] = {
 }
 # Changing it changes every split: raise PROTOCOL with it.
 _VALIDATION_SALT = 1
-_DATA_NAME = re.compile(rf"(?=[a-z0-9])(?!.*[A-Z+]){NAME_PATTERN}")
+_DATA_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")  # images.Name, in lower case
 
 
 @dataclass(frozen=True, eq=False)

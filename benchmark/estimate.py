@@ -1,76 +1,299 @@
-"""What is left to do, and what it will cost."""
+"""What is left to do, and what it will cost: by earlier records in the results directory, else by a
+short probe (`benchmark.probe`)."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-
-import torch
+import heapq
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from benchmark import baseline
-from benchmark.archs import build as build_arch
-from benchmark.ledger import FORWARD_SHARE, TRAIN_STEP
+from benchmark.data import Data
+from benchmark.environment import hardware_kind
+from benchmark.ledger import TRAIN_STEP
+from benchmark.planning import scores_key
+from benchmark.probe import Past, Probe, Seconds, Work, among, fitted, thinner
+from benchmark.progress import duration
+from benchmark.record import RunRecord
 from benchmark.spec import RunSpec
 from benchmark.store import Store
 from benchmark.sweep import Cell, Options
-from benchmark.tasks import DATA_FIELDS, Task, cached_data, task_of, wants_optimistic
+from benchmark.tasks import DATA_FIELDS, Task, cached_data, is_finished, task_of, wants_optimistic
 from methods import build as build_method
+from methods.api import Method
 
-START_SECONDS = 8.0  # of a pool of processes
-CELL_SECONDS = 4.0  # of tracing, counting and latency, whatever the training
+START = Seconds(4.0, 6.0, 15.0)  # of worker processes, once
+# Images' worth of training steps that scoring takes where nothing is known of the method: per image
+# that it may look at without gradients, and in all for one that decides on widths and weights too.
+UNKNOWN_SCORES = Seconds(0.0, 0.5, 2.0)
+UNKNOWN_PLAN = Seconds(0.0, 6000.0, 20000.0)
+UNKNOWN_REFIT = Seconds(0.0, 1500.0, 6000.0)
+OTHER_ARCH = Seconds(0.5, 1.0, 2.0)  # scoring per training step, from one architecture to another
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds for what is missing, and what they rest on."""
+
+    tasks: dict[str, Seconds]  # by run id of a cell, by key of a dense network
+    total: Seconds  # by the clock
+    dense: tuple[str, ...] = ()  # keys of the dense networks that will be trained
+    records: int = 0
+    probed: bool = False
+
+    @property
+    def basis(self) -> str:
+        """`from 12 earlier records`."""
+        records = f"{self.records} earlier record{'s' if self.records > 1 else ''}"
+        parts = [records] * bool(self.records) + ["a probe of one training step"] * self.probed
+        return "from " + " and ".join(parts or ["nothing"])
 
 
 def is_done(cell: Cell, options: Options) -> bool:
     """Whether nothing is left to do for the cell."""
-    store = Store(options.results)
-    has_optimistic = not wants_optimistic(options) or store.measurements(cell.spec, "optimistic")
-    return store.has(cell.spec) and bool(has_optimistic)
+    return is_finished(cell.spec, options)
 
 
 def dense_tasks(cells: Iterable[Cell], options: Options) -> list[Task]:
     """One task per dense network that is not there yet."""
+    return [task_of("dense", cell, options) for cell in _dense_cells(cells, options).values()]
+
+
+def estimate_tasks(cells: list[Cell], options: Options) -> dict[str, Seconds]:
+    """Seconds of what is missing: cells by run id, dense networks by stage key."""
+    return forecast(cells, options, 1).tasks
+
+
+def estimate(cells: list[Cell], options: Options, jobs: int) -> Seconds:
+    """Seconds by the clock for what is missing."""
+    return forecast(cells, options, jobs).total
+
+
+def compare(estimated: Seconds, actual: float) -> str:
+    """The sentence after a run."""
+    return f"estimated {estimated}, took {duration(actual)}"
+
+
+def forecast(cells: list[Cell], options: Options, jobs: int) -> Forecast:
+    """Seconds of each task and of them all. Cells that share scores pay for them once."""
+    waiting = [c for c in cells if not c.blocked and not is_done(c, options)]
+    if not waiting:
+        return Forecast({}, Seconds())
+    known = Known.gathered(waiting, options)
+    dense = {key: known.dense(cell) for key, cell in _dense_cells(waiting, options).items()}
+    found: dict[str, Seconds] = {}
+    scored: set[str] = set()
+    for cell in waiting:
+        method = build_method(cell.entry, cell.spec.method.params)
+        key = scores_key(cell.spec, method.prepares)
+        there = key in scored or known.store.has_stage("scores", key)
+        found[cell.spec.run_id] = known.cell(cell, method, not (_by_scores(method) and there))
+        scored.add(key)
+    total = clock_time(list(dense.values()), jobs) + clock_time(list(found.values()), jobs)
+    if jobs > 1 and len(dense) + len(found) > 1:
+        total += START
+    return Forecast(dense | found, total, tuple(dense), len(known.used), bool(known.probe.timed))
+
+
+def clock_time(tasks: Sequence[Seconds], jobs: int) -> Seconds:
+    """Until the last task ends, if each goes to the worker that is free first. The ends of the
+    range are those of all tasks together: one slow step makes all of them slow."""
+    ends = ("low", "middle", "high")
+    return Seconds(*(makespan([getattr(task, end) for task in tasks], jobs) for end in ends))
+
+
+def makespan(tasks: Iterable[float], jobs: int) -> float:
+    """Seconds of list scheduling. Longer tasks never end sooner: sorted, the loads of the workers
+    stay ordered at every step."""
+    loads = [0.0] * max(1, jobs)
+    for seconds in tasks:
+        heapq.heapreplace(loads, loads[0] + seconds)
+    return max(loads)
+
+
+def _dense_cells(cells: Iterable[Cell], options: Options) -> dict[str, Cell]:
+    """Of each dense network that is not there yet the first cell that needs it."""
     store = Store(options.results)
-    found: dict[str, Task] = {}
+    found: dict[str, Cell] = {}
     for cell in (c for c in cells if c.spec.start.kind != "random"):
         method = build_method(cell.entry, cell.spec.method.params)
         key = baseline.stage_key(cell.spec, method.own_dense)
-        if store.stage("dense", key) is None:
-            found.setdefault(key, task_of("dense", cell, options))
-    return list(found.values())
+        if key not in found and store.stage("dense", key) is None:
+            found[key] = cell
+    return found
 
 
-def estimate(cells: list[Cell], options: Options, jobs: int) -> float:
-    """Seconds for what is missing, from the measured pace of one training step."""
-    waiting = [c for c in cells if not c.blocked and not is_done(c, options)]
-    if not waiting:
-        return 0.0
-    spec = waiting[0].spec
-    pace = _seconds_per_image(spec, options.torch_device())
-    images = 0.0
-    data = cached_data(options.model_dump_json(include=set(DATA_FIELDS)))
-    epoch = len(data.train)
-    for task in dense_tasks(waiting, options):
-        images += (task.spec.baseline.epochs if task.spec.baseline else 0) * epoch
-    forward = (2 * len(data.val) + 3 * len(data.test)) / TRAIN_STEP
-    for cell in waiting:
-        pruned = 1 - cell.spec.flops_reduction
-        images += cell.spec.budget_epochs * epoch * (pruned + 2 * FORWARD_SHARE)
-        images += forward + cell.spec.recovery.epochs * len(data.val) / TRAIN_STEP
-    workers = max(1, min(jobs, len(waiting)))
-    return START_SECONDS + (images * pace + CELL_SECONDS * len(waiting)) / workers
+def _by_scores(method: Method) -> bool:
+    """Whether its scores serve every target; else it decides everything anew."""
+    return type(method).prune is Method.prune
 
 
-def _seconds_per_image(spec: RunSpec, device: torch.device) -> float:
-    """Of one training step of the dense network, second of two."""
-    torch.set_num_threads(spec.threads)
-    model = build_arch(spec.arch.name, spec.data.num_classes).to(device).train()
-    size = spec.data.image_size
-    batch = torch.zeros(32, 3, size, size, device=device)
-    seconds = 0.0
-    for _ in range(2):
-        started = time.perf_counter()
-        model(batch).square().mean().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-    return seconds / len(batch)
+# ---- what is known -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Known:
+    """Earlier runs like those of the grid on machines of this kind, and a probe for the rest."""
+
+    store: Store
+    data: Data
+    past: tuple[Past, ...]  # of all architectures
+    probe: Probe
+    optimistic: bool  # the test split will be read every epoch
+    used: set[str] = field(default_factory=set)  # run ids
+
+    @classmethod
+    def gathered(cls, waiting: list[Cell], options: Options) -> Known:
+        spec, store = waiting[0].spec, Store(options.results)
+        data = cached_data(options.model_dump_json(include=set(DATA_FIELDS)))
+        records = [r for r in store.records() if _comparable(r, spec, options)]
+        payers, past = _payers(records), []
+        for record in records:
+            optimistic = bool(store.measurements(record.spec, "optimistic"))
+            work = Work.of(record.spec, data, optimistic, record.selection is not None)
+            past.append(Past.of(record, record.run_id in payers, work))
+        probe = Probe(spec, options.torch_device())
+        return cls(store, data, tuple(past), probe, wants_optimistic(options))
+
+    def take(self, past: list[Past], *likeness: Callable[[Past], bool]) -> list[Past]:
+        """Those that are most alike: each condition holds if it can, the first before the next."""
+        for alike in likeness:
+            past = [p for p in past if alike(p)] or past
+        self.used.update(p.record.run_id for p in past)
+        return past
+
+    def near(self, spec: RunSpec) -> list[Past]:
+        return [p for p in self.past if p.record.spec.arch == spec.arch]
+
+    def pace(self, spec: RunSpec, kept: float) -> Seconds:
+        """Per image of a training step with this share of the MACs."""
+        batch = spec.recovery.batch_size
+        near = self.take(self.near(spec), lambda p: p.record.spec.recovery.batch_size == batch)
+        if near:
+            return among([thinner(p.work.kept, kept) * p.pace for p in near])
+        return self.probe.step(batch, kept)
+
+    def dense(self, cell: Cell) -> Seconds:
+        """Of a dense network: its training, if it is trained here, and its figures."""
+        spec = cell.spec
+        figures = self.pace(spec, 1.0) * ((len(self.data.val) + len(self.data.test)) / TRAIN_STEP)
+        if spec.baseline is None:
+            return figures
+        batch, images = spec.baseline.batch_size, len(self.data.train)
+        paces = _dense_paces(self.near(spec), batch, self.store, images)
+        known = among([Seconds.exactly(p) for p in paces]) if paces else None
+        return (known or self.probe.step(batch, 1.0)) * (spec.baseline.epochs * images) + figures
+
+    def cell(self, cell: Cell, method: Method, pays: bool) -> Seconds:
+        """Of a run; `pays`: it makes its scores itself, rather than finding them made."""
+        spec = cell.spec
+        checked = _by_scores(method) and method.informed and bool(len(self.data.val))
+        work = Work.of(spec, self.data, self.optimistic, checked)
+        own = [p for p in self.near(spec) if _label(p) == spec.method.label]
+        if own:
+            like = self.take(
+                own,
+                lambda p: p.record.spec.reconstruct == spec.reconstruct,
+                lambda p: p.paid == pays,
+                lambda p: p.work.kept == work.kept,
+                lambda p: p.record.spec.method == spec.method,
+                lambda p: p.record.spec.recovery.batch_size == spec.recovery.batch_size,
+            )
+            found = among([p.again(spec, work, pays, method.shares) for p in like])
+            return found + self.refit(spec, like)
+        fit = fitted(spec, method.shares) * len(self.data.train) * method.prepares
+        trained = work.allowed - (fit if spec.preparation == "charged" else 0)
+        passed = max(0.0, trained) + work.aside / TRAIN_STEP
+        found = self.pace(spec, work.kept) * passed + self.rest(cell, method, checked)
+        found += self.refit(spec, [])
+        return found + self.decided(spec, method, work, fit) if pays else found
+
+    def refit(self, spec: RunSpec, like: list[Past]) -> Seconds:
+        """Of the update of all weights, where it is asked for and no run like it had it."""
+        seen = {"none", *(p.record.spec.reconstruct for p in like)}
+        known = spec.reconstruct in seen
+        return Seconds() if known else self.pace(spec, 1.0).within(UNKNOWN_REFIT)
+
+    def rest(self, cell: Cell, method: Method, checked: bool) -> Seconds:
+        """Of a run besides all that passes images in proportion to its budget."""
+        others = self.take(
+            self.near(cell.spec),
+            lambda p: (p.record.selection is not None) == checked,
+            lambda p: p.record.control == cell.entry.is_control,
+        )
+        if others:
+            return among([Seconds.exactly(p.rest) for p in others])
+        return self.probe.rest(len(self.data.val) + len(self.data.test), _compared(method))
+
+    def decided(self, spec: RunSpec, method: Method, work: Work, fit: float) -> Seconds:
+        """Of scoring, where no run of the method on this architecture tells."""
+        if not method.informed:
+            return Seconds()
+        step = self.pace(spec, 1.0)
+        known = step * (fit * (1 + _compared(method)))
+        far = self.take([p for p in self.past if _label(p) == spec.method.label and p.paid])
+        if far:
+            shares = [Seconds.exactly(self.scoring_steps(p)) for p in far]
+            return known + step.within(among(shares)).within(OTHER_ARCH)
+        unknown = UNKNOWN_SCORES * work.forward if _by_scores(method) else UNKNOWN_PLAN
+        return known + step.within(unknown)
+
+    def scoring_steps(self, past: Past) -> float:
+        """Images' worth of training that an earlier run spent on scoring, but for training."""
+        near = [p for p in self.near(past.record.spec) if _label(p) != _label(past)]
+        others = [p.rest for p in near if p.record.selection is None or past.record.selection]
+        more = max(0.0, past.rest - statistics.median(others)) if others else 0.0
+        rows = [r for r in past.deciding if not r["phase"].startswith("prepare")]
+        seconds = more + past.times * sum(r["seconds"] for r in rows)
+        return seconds / (past.pace * thinner(past.work.kept, 1.0).middle)
+
+
+def _label(past: Past) -> str:
+    return past.record.spec.method.label
+
+
+def _compared(method: Method) -> bool:
+    """Whether a second seed scores once more."""
+    return method.stochastic and method.informed and _by_scores(method)
+
+
+def _comparable(record: RunRecord, spec: RunSpec, options: Options) -> bool:
+    """Whether its seconds say something about this grid on this machine."""
+    facts, data = record.environment, record.spec.data
+    return (
+        str(facts.get("gpu") or facts.get("cpu")) == hardware_kind()
+        and str(facts.get("device", "")).startswith(options.torch_device().type)
+        and bool(facts.get("compiled")) == options.compile
+        and not facts.get("resumed_from")  # its seconds are those of the last attempt
+        and (data.name, data.image_size) == (spec.data.name, spec.data.image_size)
+        and (record.spec.threads, record.spec.precision) == (spec.threads, spec.precision)
+        and any(row["phase"] == "recovery" for row in record.spent.rows)
+    )
+
+
+def _payers(records: Iterable[RunRecord]) -> set[str]:
+    """Run ids of those that made their scores: of those that share them, the one that took longest
+    besides recovery."""
+    groups: dict[str, list[tuple[float, str]]] = {}
+    for record in records:
+        key = record.run_id if record.tied_share is None else scores_key(record.spec)
+        recovery = sum(r["seconds"] for r in record.spent.rows if r["phase"] == "recovery")
+        groups.setdefault(key, []).append((record.seconds - recovery, record.run_id))
+    return {max(group)[1] for group in groups.values()}
+
+
+def _dense_paces(near: Iterable[Past], batch: int, store: Store, images: int) -> list[float]:
+    """Seconds per image of the dense trainings that these runs started from and that are there."""
+    epochs = {
+        baseline.stage_key(past.record.spec, own): recipe.epochs
+        for past in near
+        for own in (False, True)
+        if (recipe := past.record.spec.baseline) is not None and recipe.batch_size == batch
+    }
+    stages = [(count, store.stage("dense", key)) for key, count in epochs.items()]
+    return [
+        stage.facts["seconds"] / (count * images)
+        for count, stage in stages
+        if stage is not None and stage.facts.get("hardware", hardware_kind()) == hardware_kind()
+    ]

@@ -15,9 +15,9 @@ from benchmark.noise import keyed_integers
 Triple = tuple[float, float, float]
 # A name becomes a folder, and records may come from strangers: no separator, no leading dot, no
 # "..", and short enough for any file system.
-NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_+-]*(\.[A-Za-z0-9_+-]+)*"
 LONGEST_NAME = 64
-Name = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$", max_length=LONGEST_NAME)]
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_+-]*(\.[A-Za-z0-9_+-]+)*$"
+Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=LONGEST_NAME)]
 # Changing it changes every augmented image: raise PROTOCOL with it.
 _AUGMENTATION_SALT = 0x63726F70
 

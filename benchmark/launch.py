@@ -5,11 +5,17 @@ A failed cell is written down as an attempt with its reason; the grid goes on.
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Collection, Iterator
+
 from rich.console import Console
 
 from benchmark import baseline
 from benchmark.archs import load_weights, read_checkpoint
-from benchmark.estimate import dense_tasks, is_done
+from benchmark.claims import Busy
+from benchmark.estimate import compare, dense_tasks, forecast, is_done
+from benchmark.grid import write_grid
 from benchmark.network import Network
 from benchmark.pool import run_tasks, worker_count
 from benchmark.progress import GridProgress
@@ -17,19 +23,47 @@ from benchmark.store import Store
 from benchmark.sweep import Cell, Options
 from benchmark.tasks import task_of
 
+LONG = 3600.0  # an estimate beyond this is printed before starting
 
-def run_grid(cells: list[Cell], options: Options, console: Console) -> int:
-    """Run what is missing; the number of cells that failed."""
-    store = Store(options.results)
+
+def run_grid(
+    cells: list[Cell], options: Options, console: Console, only: Collection[str] | None = None
+) -> int:
+    """Run what is missing (of the run ids `only`, if given); the number of cells that failed."""
+    store, jobs = Store(options.results), worker_count(options)
     for cell in (c for c in cells if c.blocked):
         _note_blocked(cell, store)
     waiting = [c for c in cells if not c.blocked and not is_done(c, options)]
+    waiting = [c for c in waiting if only is None or c.spec.run_id in only]
     tasks = [*dense_tasks(waiting, options), *(task_of("cell", c, options) for c in waiting)]
+    expected = forecast(waiting, options, jobs)
+    if expected.total.middle > LONG:
+        console.print(
+            f"This will take roughly {expected.total} with {jobs} jobs; it can be interrupted at "
+            "any time and goes on where it was.",
+            highlight=False,
+        )
+    key = write_grid(store, options, cells, tasks, jobs, expected.tasks)
     store.take_ballast()
-    jobs = worker_count(options)
-    with GridProgress(console, "grid", len(tasks), min(jobs, len(tasks))) as progress:
+    started = time.monotonic()
+    bars = GridProgress(console, "grid", len(tasks), min(jobs, len(tasks)))
+    with _launching(store, key, console), bars as progress:
         ended = list(run_tasks(tasks, jobs, progress))
+    if tasks:
+        line = compare(expected.total, time.monotonic() - started)
+        console.print(f"{len(tasks)} pieces of work: {line}", highlight=False)
     return sum(e.status == "failed" and e.kind == "cell" for e in ended)
+
+
+@contextlib.contextmanager
+def _launching(store: Store, key: str, console: Console) -> Iterator[None]:
+    """Others can see that the grid is being worked on. Two launchers may share it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(store.claims.take("grid", key, wait=False))
+        except Busy as other:
+            console.print(f"{other}: this one helps", highlight=False)
+        yield
 
 
 def _note_blocked(cell: Cell, store: Store) -> None:

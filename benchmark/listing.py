@@ -6,12 +6,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmark import archs, baseline, measure
+from benchmark import archs, measure
 from benchmark.data import NAMES
 from benchmark.errors import BadInput
-from benchmark.estimate import estimate, is_done
-from benchmark.progress import duration
+from benchmark.estimate import Forecast, forecast, is_done
+from benchmark.probe import Seconds
 from benchmark.sweep import Cell, Options
+from benchmark.tasks import dense_key
 from methods import all_names, docstring, find
 
 DATASETS = {
@@ -74,27 +75,40 @@ def _datasets() -> Table:
 
 def show_grid(cells: list[Cell], options: Options, jobs: int, console: Console) -> None:
     """Cells, which are done, which dense network they share, what the rest will cost."""
-    table = Table("method", "target", "allocation", "seed", "starts from", "run id", "state")
+    expected = forecast(cells, options, jobs)
+    table = Table(
+        "method", "target", "allocation", "seed", "starts from", "run id", "state", "estimate"
+    )
     for cell in cells:
         spec = cell.spec
         done = is_done(cell, options)
         state = f"{cell.status}: {cell.blocked}" if cell.blocked else "done" if done else "to do"
         shared: str = spec.start.kind
         if spec.start.kind != "random":
-            shared = f"{spec.start.kind} {baseline.stage_key(spec)[:8]}"
+            shared = f"{spec.start.kind} {dense_key(cell)[:8]}"
         target = f"{100 * spec.flops_reduction:.1f} %" if spec.flops_reduction else "-"
         ls = " + ls" if spec.reconstruct == "ls" else ""
         free = " (preparation free)" if spec.preparation == "free" else ""
         table.add_row(
             f"{spec.method.label}{ls}{free}", target, spec.allocation, str(spec.seeds.run), shared,
-            spec.run_id, state,
+            spec.run_id, state, str(expected.tasks.get(spec.run_id, "-")),
         )  # fmt: skip
     console.print(table)
-    left = [c for c in cells if not c.blocked and not is_done(c, options)]
-    seconds = estimate(cells, options, jobs)
-    console.print(
-        f"{len(cells)} cells: {sum(is_done(c, options) for c in cells)} done, {len(left)} to run, "
-        f"{sum(bool(c.blocked) for c in cells)} not applicable; roughly {duration(seconds)} with "
-        f"{jobs} job{'s' if jobs > 1 else ''} (from the pace of one training step)",
-        highlight=False,
-    )
+    for line in summary(cells, options, jobs, expected):
+        console.print(line, highlight=False)
+
+
+def summary(cells: list[Cell], options: Options, jobs: int, expected: Forecast) -> list[str]:
+    """What is left to do, and what it will cost."""
+    done = sum(is_done(c, options) for c in cells)
+    blocked = sum(bool(c.blocked) for c in cells)
+    counts = f"{len(cells)} cells: {done} done, {len(cells) - done - blocked} to run, "
+    lines = [f"{counts}{blocked} not applicable"]
+    if expected.dense:
+        each = [expected.tasks[key] for key in expected.dense]
+        networks = f"{len(each)} dense network{'s' if len(each) > 1 else ''}"
+        lines.append(f"{networks} to train first: {sum(each, Seconds())}")
+    if expected.tasks:
+        workers = f"{jobs} job{'s' if jobs > 1 else ''}"
+        lines.append(f"in all {expected.total} with {workers}, {expected.basis}")
+    return lines

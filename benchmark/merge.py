@@ -5,7 +5,6 @@ is changed: what one directory has more is copied, and what differs is listed.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -24,7 +23,7 @@ from benchmark.compare import Difference, Run
 from benchmark.errors import BadInput
 from benchmark.files import DRAFT, flush_folder, new_folder
 from benchmark.progress import counting
-from benchmark.record import RECORD
+from benchmark.record import RECORD, one_line, parse_json
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Store, check_writable
 
@@ -42,7 +41,7 @@ class Merging:
     store: Store  # where everything goes
     folders: dict[Path, Path] = field(default_factory=dict)  # runs: to, from
     files: dict[Path, bytes] = field(default_factory=dict)  # measurements
-    attempts: list[tuple[Path, str]] = field(default_factory=list)  # folder, text
+    attempts: list[tuple[Path, bytes]] = field(default_factory=list)  # folder, content
     there: int = 0  # runs that are equal in both
     rounded: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
@@ -65,8 +64,7 @@ def plan(sources: list[Path], into: Path, on_progress: OnProgress | None = None)
     for source in sources:
         _check_source(source, into)
     merging = Merging(Store(into))
-    found = [path.parent for source in sources for path in Store(source).record_paths()]
-    folders = [f for f in found if not f.name.startswith(DRAFT)]  # of a copy that was killed
+    folders = [path.parent for source in sources for path in Store(source).record_paths()]
     for number, folder in enumerate(folders, 1):
         _add_run(merging, folder)
         if on_progress is not None and len(folders) >= MANY:
@@ -105,7 +103,8 @@ def _add_run(merging: Merging, folder: Path) -> None:
         _add_measurements(merging, target, known, folder)
     elif all(d.rounded for d in found) and _other_kind(ours, run):
         fields = _fields(found)
-        merging.rounded.append(f"{_name(run)}: differs in bits (other machine kind): {fields}")
+        line = f"{_name(run)}: differs in bits (other machine kind): {fields}; ours is kept"
+        merging.rounded.append(line)
     else:
         kind = " (other machine kind)" if _other_kind(ours, run) else ""
         line = f"{_name(run)}{kind}: {_fields(found)} (here: {known}, kept; there: {folder})"
@@ -153,22 +152,21 @@ def _add_measurements(merging: Merging, target: Path, known: Path, folder: Path)
 
 def _add_attempts(merging: Merging, source: Path) -> None:
     """Those of cells without a record; the same ones are copied once."""
-    theirs: dict[Path, Counter[str]] = {}
+    theirs: dict[Path, Counter[bytes]] = {}
     for path in sorted((source / "attempts").glob("*/*/*/*/*.json")):
         try:
-            text = path.read_text("utf-8")
-            spec = RunSpec.model_validate(json.loads(text)["spec"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = " ".join(str(error).split())
-            merging.broken.append(f"not merged: {path} is not an attempt: {reason[:120]}")
+            raw = path.read_bytes()
+            spec = RunSpec.model_validate(parse_json(raw)["spec"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            merging.broken.append(f"not merged: {path} is not an attempt: {one_line(error)}")
             continue
         if not merging.store.has(spec) and merging.store.run_folder(spec) not in merging.folders:
             folder = merging.store.root / "attempts" / spec.folder
-            theirs.setdefault(folder, Counter())[text] += 1
-    for folder, texts in theirs.items():
-        ours = Counter(p.read_text("utf-8") for p in folder.glob("*.json"))
-        ours.update(text for place, text in merging.attempts if place == folder)
-        merging.attempts += [(folder, text) for text in (texts - ours).elements()]
+            theirs.setdefault(folder, Counter())[raw] += 1
+    for folder, contents in theirs.items():
+        ours = Counter(p.read_bytes() for p in folder.glob("*.json"))
+        ours.update(raw for place, raw in merging.attempts if place == folder)
+        merging.attempts += [(folder, raw) for raw in (contents - ours).elements()]
 
 
 # ---- doing it ------------------------------------------------------------------------------------
@@ -187,8 +185,8 @@ def apply(merging: Merging) -> None:
         for place, content in merging.files.items():
             if not _publish(place, content) and place.read_bytes() != content:
                 merging.conflicts.append(f"{place} was written meanwhile with other content")
-        for folder, text in merging.attempts:
-            _publish_numbered(folder, text.encode())
+        for folder, content in merging.attempts:
+            _publish_numbered(folder, content)
     except OSError as error:
         reason = f"{error.filename or merging.store.root}: {error.strerror or error}"
         raise BadInput(f"stopped, and what was copied so far is whole: {reason}") from error

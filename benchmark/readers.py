@@ -113,8 +113,8 @@ def _read_folder(
     target = cache_dir / f"data-{_fingerprint(files, image_size)}"
     pixels = _cached(target)
     if pixels is None:
+        shutil.rmtree(target, ignore_errors=True)  # damaged, if it is there at all
         pixels = _decode_all(files, image_size, on_progress)
-        shutil.rmtree(target, ignore_errors=True)  # if it is there, it is damaged
         with new_folder(target) as draft:
             np.save(draft / "pixels.npy", pixels)
             (draft / "checksum").write_text(_checksum(pixels))
@@ -174,7 +174,7 @@ def _cached(folder: Path) -> np.ndarray | None:
 
 def _checksum(pixels: np.ndarray) -> str:
     """Of type, shape and bytes: fast, and enough against damage by accident."""
-    return f"{pixels.dtype.str} {pixels.shape} {zlib.crc32(np.ascontiguousarray(pixels)):08x}"
+    return f"{pixels.dtype.str} {pixels.shape} {zlib.crc32(np.ascontiguousarray(pixels).data):08x}"
 
 
 def _decode_all(
@@ -212,7 +212,7 @@ def _decode(file: Path, image_size: int | None) -> np.ndarray:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"more than 8 bits per channel (mode {image.mode})")
             rgb = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # every format has its own errors for what it cannot read
         raise BadInput(f"cannot read image {file}: {one_line(error)}") from error
     pixels = np.asarray(rgb) if image_size is None else _resized(rgb, image_size)
     return pixels.transpose(2, 0, 1)

@@ -168,14 +168,15 @@ def check_plain(content: Any) -> None:
     """Python's parser accepts more than JSON has: NaN, infinities, halves of characters.
 
     Raises:
-        ValueError: such a value, a number beyond floats, something that is not JSON, or more than
-            `DEEPEST` levels.
+        ValueError: such a value, a number beyond floats, a zero byte, something that is not JSON,
+            or more than `DEEPEST` levels.
     """
     level = [content]
     for _ in range(DEEPEST):
         for item in level:
             if isinstance(item, str):
-                item.encode("utf-8")
+                if b"\0" in item.encode("utf-8"):
+                    raise ValueError("a text holds a zero byte")
             elif isinstance(item, int | float):
                 if not abs(item) <= sys.float_info.max:
                     raise ValueError("a number is not finite, or too large")
@@ -193,8 +194,11 @@ def _inside(item: Any) -> list[Any]:
     return list(item) if isinstance(item, list | tuple) else []
 
 
-def one_line(said: object) -> str:
+def one_line(said: object, quoted: bool = False) -> str:
     """Text of unknown origin for an error message: one short line of printable characters."""
-    line = " ".join(str(said).split())
+    try:
+        line = " ".join((repr(said) if quoted else str(said)).split())
+    except ValueError:  # an integer of thousands of digits
+        line = "what cannot be shown"
     line = "".join(c if c.isprintable() else "?" for c in line)
     return line if len(line) <= 200 else f"{line[:200]}..."

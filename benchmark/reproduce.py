@@ -29,12 +29,12 @@ from benchmark.execute import run_one
 from benchmark.files import new_folder
 from benchmark.images import DataIdentity
 from benchmark.load import find_run
-from benchmark.progress import GridProgress, counting, duration
+from benchmark.progress import GridProgress, counting
 from benchmark.spec import PROTOCOL, MethodIdentity, RunSpec
 from benchmark.store import Store, check_writable
 from benchmark.sweep import Options, options_from
 from benchmark.tasks import data_of
-from benchmark.verdict import Say, judge
+from benchmark.verdict import Say, introduce, judge
 from methods import Entry, UnknownMethod, build, find
 
 
@@ -246,18 +246,7 @@ def reproduce(job: Job, place: Path, screen: Console, say: Say) -> int:
     set_threads_and_determinism(job.spec.threads)
     compiled = {"compiled": record.environment.get("compiled", False)}
     device = {"device": str(job.options.torch_device())}
-    here = environment.describe() | device | compiled
-    same_kind = compare.same_bits_expected(record.environment, here)
-    say(
-        f"run {record.run_id}: {record.spec.method.label} on {record.spec.data.name}, "
-        f"{record.spec.arch.name}, seed {record.spec.seeds.run}, "
-        f"{100 * record.flops_reduction:.1f} % of the FLOPs removed; it took "
-        f"{duration(record.seconds)} there"
-    )
-    for name, one, other in compare.evidence_differences(record.environment, here):
-        say(f"  {name}: {one} in the record, {other} here")
-    how = "the same kind: every bit" if same_kind else "another kind: accuracy on the same images"
-    say(f"this machine is of {how} is compared")
+    same_kind = introduce(record, environment.describe() | device | compiled, say)
     found = read_data(job, place, screen)
     reused = job.reuse_dense and take_dense(job, place)
     if job.reuse_dense and not reused:

@@ -13,18 +13,16 @@ from benchmark import report
 from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.data import Data
 from benchmark.errors import BadInput
-from benchmark.estimate import estimate, is_done
+from benchmark.estimate import is_done
 from benchmark.frames import LEAST_SEEDS, leaderboard
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import show_grid, show_list
 from benchmark.load import load_results
 from benchmark.pool import worker_count
-from benchmark.progress import counting, duration
+from benchmark.progress import counting
 from benchmark.store import check_writable
 from benchmark.sweep import Cell, Options, expand, options_from
 from benchmark.tasks import data_of
-
-LONG = 3600.0  # an estimate beyond this is printed before starting
 
 
 def main(
@@ -73,6 +71,9 @@ def main(
     jobs: Annotated[
         int | None, typer.Option(help="Cells at once. Default cores // threads.")
     ] = None,
+    checkpoint_minutes: Annotated[
+        float | None, typer.Option(help="Between checkpoints inside an epoch. Default 10.")
+    ] = None,
     compile_: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile the training.")
     ] = None,
@@ -113,12 +114,6 @@ def run(options: Options, dry_run: bool, screen: Console) -> int:
     if dry_run:
         show_grid(cells, options, jobs, screen)
         return DONE
-    seconds = estimate(cells, options, jobs)
-    if seconds > LONG:
-        screen.print(
-            f"This will take roughly {duration(seconds)} with {jobs} jobs; it can be interrupted "
-            "at any time and goes on where it was."
-        )
     failed = run_grid(cells, options, screen)
     written = report.build(options.results)
     show_outcome(cells, options, screen, failed, written)

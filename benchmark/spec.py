@@ -168,7 +168,7 @@ def refuse_truth(value: Any, annotation: Any) -> Any:
         held = list(value.values())
     for item in held:
         if isinstance(item, bool):
-            raise ValueError(f"takes no {str(item).lower()}")
+            raise ValueError(f"needs a number or a word, not {str(item).lower()}")
     return value
 
 

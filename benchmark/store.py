@@ -97,7 +97,8 @@ class Store:
         return [read_record(path) for path in self.record_paths()]
 
     def record_paths(self) -> list[Path]:
-        return sorted((self.root / "runs").glob(f"*/*/*/*/{RECORD}"))
+        found = (self.root / "runs").glob(f"*/*/*/*/{RECORD}")
+        return sorted(path for path in found if not path.parent.name.startswith(DRAFT))
 
     def write(
         self,
@@ -164,11 +165,17 @@ class Store:
     def last_attempts(self) -> list[Attempt]:
         """The last attempt of every cell that has no record, sorted by place."""
         found = []
-        for folder in sorted({p.parent for p in (self.root / "attempts").glob("*/*/*/*/*.json")}):
+        for folder in sorted(
+            {p.parent for p in (self.root / "attempts").glob("*/*/*/*/[0-9]*.json")}
+        ):
             attempt = _read_attempt(max(folder.glob("*.json")))
             if attempt is not None and not self.has(RunSpec.model_validate(attempt.spec)):
                 found.append(attempt)
         return found
+
+    def attempted(self) -> list[RunSpec]:
+        """Runs without a record that were tried."""
+        return [RunSpec.model_validate(attempt.spec) for attempt in self.last_attempts()]
 
     # ---- stages --------------------------------------------------------------------------------
 

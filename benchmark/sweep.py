@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import tomllib
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from benchmark import archs, baseline
 from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.recipes import baseline_recipe, override, recovery_recipe
+from benchmark.record import check_plain, one_line
 from benchmark.spec import (
     Allocation,
     ArchIdentity,
@@ -24,8 +32,9 @@ from benchmark.spec import (
     Seeds,
     Start,
     Track,
+    refuse_truth,
 )
-from methods import Entry, UnknownMethod, all_names, find, names
+from methods import Entry, UnknownMethod, all_names, find, names, parse_toml
 from methods import build as build_method
 
 
@@ -64,6 +73,12 @@ class Options(BaseModel):
     compile: bool = False
     results: Path = Path("results")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        check_plain(str(value) if isinstance(value, Path) else value)
+        return refuse_truth(value, cls.model_fields[str(info.field_name)].annotation)
+
     def torch_device(self) -> torch.device:
         """Raises BadInput if CUDA is asked for and absent."""
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -88,25 +103,37 @@ def options_from(words: dict[str, Any], config: Path | None = None) -> Options:
     Raises:
         BadInput: unreadable file, unknown key, or a value that does not fit.
     """
-    content: dict[str, Any] = {}
-    if config is not None:
-        try:
-            content = tomllib.loads(config.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise BadInput(f"--config {config}: {error}") from error
+    if config is None:
+        return parse_options(b"", words, "options")
+    try:
+        return parse_options(config.read_bytes(), words, f"--config {config}")
+    except OSError as error:
+        raise BadInput(f"--config {config}: {one_line(error)}") from error
+
+
+def parse_options(raw: bytes, words: dict[str, Any], place: str) -> Options:
+    """As `options_from`, from the TOML in these bytes; `place` names them in errors."""
+    try:
+        content = parse_toml(raw)
+    except ValueError as error:
+        raise BadInput(f"{place}: {one_line(error)}") from error
     merged = content | words
     if "set" in content and "set" in words:
-        merged["set"] = content["set"] | words["set"]
-    unknown = sorted(merged.keys() - Options.model_fields.keys())
-    if unknown:
-        known = ", ".join(sorted(Options.model_fields))
-        raise BadInput(f"--config {config}: unknown key '{unknown[0]}' (known: {known})")
+        both = isinstance(content["set"], dict)
+        merged["set"] = content["set"] | words["set"] if both else content["set"]
+    known = sorted(Options.model_fields)
+    for key in sorted(merged.keys() - Options.model_fields.keys()):
+        close = difflib.get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise BadInput(f"{place}: unknown key '{one_line(key)}'{hint} (known: {', '.join(known)})")
     try:
         return Options.model_validate(merged)
     except ValidationError as error:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
-        raise BadInput(f"{flag}: {first['msg']} (given: {first['input']!r})") from error
+        given = one_line(first["input"], quoted=True)
+        said = one_line(first["msg"]).removeprefix("Value error, ")
+        raise BadInput(f"{flag}: {said} (given: {given})") from error
 
 
 def find_methods(labels: Iterable[str]) -> list[Entry]:

@@ -4,14 +4,17 @@ kind, elsewhere by accuracy on the same images."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from benchmark import compare
 from benchmark.cli import DONE, FAILED
 from benchmark.compare import Difference, Run
+from benchmark.progress import duration
+from benchmark.record import RunRecord
 
 MARGIN = 0.3  # percentage points: differences inside are equivalence (DECISIONS 30)
 NORMAL_95 = 1.959964
@@ -58,6 +61,23 @@ def paired(one: np.ndarray, other: np.ndarray, labels: np.ndarray) -> Paired:
     return Paired(len(labels), int((first & ~second).sum()), int((second & ~first).sum()))
 
 
+def introduce(record: RunRecord, here: Mapping[str, Any], say: Say) -> bool:
+    """Say which run it is and how then and now differ; whether every bit has to be equal."""
+    spec, same_kind = record.spec, compare.same_bits_expected(record.environment, here)
+    say(
+        f"run {record.run_id}: {spec.method.label} on {spec.data.name}, {spec.arch.name}, seed "
+        f"{spec.seeds.run}, {100 * record.flops_reduction:.1f} % of the FLOPs removed; it took "
+        f"{duration(record.seconds)} then"
+    )
+    for name, one, other in compare.evidence_differences(record.environment, here):
+        say(f"  {name}: {one} in the record, {other} here")
+    if same_kind:
+        say("this machine is of the same kind: every bit is compared")
+    else:
+        say("this machine is of another kind: accuracy on the same test images is compared")
+    return same_kind
+
+
 def points(recorded: Run, again: Run, labels: np.ndarray) -> dict[str, Paired]:
     """Both networks on the same test images, at the fixed points whose predictions both have."""
     found = {}
@@ -91,28 +111,24 @@ def judge(recorded: Run, again: Run, labels: np.ndarray, same_kind: bool, say: S
             say(f"  {d.field}: {d.one} in the record, {d.other} here")
         if len(found) > SHOWN:
             say(f"  and {len(found) - SHOWN} more fields")
-        show_figures(recorded, again, points(recorded, again, labels), say)
+        show_figures(recorded, again, labels, say)
         fields = "1 field differs" if len(found) == 1 else f"{len(found)} fields differ"
         say(f"not reproduced: {fields} on a machine of the same kind")
         return FAILED
     say(
         f"reproduced: equal to the bit in {len(compare.results(recorded.record))} fields of the "
-        f"record (plan, weights and every accuracy among them), {len(recorded.curve)} epochs of "
-        f"the curve and {len(recorded.arrays)} arrays of predictions"
+        f"record (plan, weights and every accuracy among them), in the curve and in "
+        f"{len(recorded.arrays)} arrays of predictions"
     )
     return DONE
 
 
 def _by_images(recorded: Run, again: Run, labels: np.ndarray, equal: bool, say: Say) -> int:
-    pairs = points(recorded, again, labels)
-    show_figures(recorded, again, pairs, say)
-    wrong = contradictions(recorded, labels)
-    for d in wrong:
-        say(f"  {d.field}: {d.one} in the record, its own predictions give {d.other}")
-    if wrong:
+    show_figures(recorded, again, labels, say)
+    if contradictions(recorded, labels):
         say("not reproduced: the record contradicts its own predictions")
         return FAILED
-    final = pairs["final"]
+    final = points(recorded, again, labels)["final"]
     size = f"{final.difference:+.2f} ± {final.half:.2f} points"
     over = f"95 % interval over {final.images} test images, conditional on these two runs"
     if not final.agrees:
@@ -123,7 +139,7 @@ def _by_images(recorded: Run, again: Run, labels: np.ndarray, equal: bool, say: 
     return DONE
 
 
-def show_figures(recorded: Run, again: Run, pairs: dict[str, Paired], say: Say) -> None:
+def show_figures(recorded: Run, again: Run, labels: np.ndarray, say: Say) -> None:
     """How far apart the two runs are, for a reader."""
     there, here = recorded.record, again.record
     if there.dense.accuracy is not None and here.dense.accuracy is not None:
@@ -131,10 +147,12 @@ def show_figures(recorded: Run, again: Run, pairs: dict[str, Paired], say: Say) 
         say(f"  dense network: {100 * dense[0]:.2f} % in the record, {100 * dense[1]:.2f} % here")
     overlap = compare.kept_overlap(recorded.keep, again.keep)
     say(f"  kept units: {100 * overlap:.1f} % of those in the record are kept here too")
-    for point, pair in pairs.items():
+    for point, pair in points(recorded, again, labels).items():
         title, place = POINTS[point]
         one, other = (100 * getattr(r, place).test_top1 for r in (there, here))
         say(
             f"  {title}: {one:.2f} % in the record, {other:.2f} % here: "
             f"{pair.difference:+.2f} ± {pair.half:.2f} points"
         )
+    for d in contradictions(recorded, labels):
+        say(f"  {d.field}: {d.one} in the record, but its own predictions give {d.other}")

@@ -8,6 +8,8 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import math
+import re
 import sys
 import tomllib
 import typing
@@ -21,6 +23,17 @@ from methods.api import Method
 
 FOLDER = Path(__file__).parent
 SUPPORT = {"__init__", "api", "class_masks", "kit", "refit"}
+_FILE_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes the name of a folder
+_WORDS_OF_CARDS = {
+    "kind": {"method", "control"},
+    "start": {"trained", "random"},
+    "tracks": {"common", "total", "paper"},
+}
+_TYPES_OF_CARDS = {
+    "title": str, "summary": str, "kind": str, "start": str, "tracks": list, "params": dict,
+    "baseline": dict, "recovery": dict, "rates": list, "allocation": str,
+    "flops_reduction": float, "minimum_width": float,
+}  # fmt: skip
 
 
 class UnknownMethod(ValueError):
@@ -106,6 +119,10 @@ def find(label: str) -> Entry:
         path = Path(label)
         if not path.is_file():
             raise UnknownMethod(f"method file {label} does not exist")
+        if not _FILE_NAME.fullmatch(path.stem):
+            raise UnknownMethod(
+                f"method file {label}: rename it, a method is called by letters, digits, '_', '-'"
+            )
         if path.stem in names():
             raise UnknownMethod(f"method file {label} has the name of one of ours: rename it")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -171,23 +188,91 @@ def _did_you_mean(kind: str, word: str, legal: list[str]) -> str:
     return f"unknown {kind} '{word}'{hint} (known: {', '.join(legal) or 'none'})"
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _one_line(said: object) -> str:
+    line = " ".join(str(said).split())
+    return "".join(c if c.isprintable() else "?" for c in line)[:200]
 
 
 def _card(path: Path) -> dict[str, Any]:
     toml = path.with_suffix(".toml")
     if toml.is_file():
         try:
-            card = tomllib.loads(toml.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            return parse_card(toml.read_bytes(), str(toml))
+        except OSError as error:
             raise UnknownMethod(f"card {toml} cannot be read: {_one_line(error)}") from error
-        if "title" not in card.get("card", {}):
-            raise UnknownMethod(f'card {toml} has no title: add [card] with title = "..."')
-        return card
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
     summary = doc.splitlines()[0] if doc else ""
     return {"card": {"title": path.stem, "kind": "method", "summary": summary}}
+
+
+def parse_card(raw: bytes, place: str) -> dict[str, Any]:
+    """The card in these bytes; `place` names them in errors.
+
+    Raises:
+        UnknownMethod: not TOML, no title, or an entry of another type than it should have.
+    """
+    try:
+        card = parse_toml(raw)
+    except ValueError as error:
+        raise UnknownMethod(f"card {place} cannot be read: {_one_line(error)}") from error
+    head = card.get("card")
+    if not isinstance(head, dict) or "title" not in head:
+        raise UnknownMethod(f'card {place} has no title: add [card] with title = "..."')
+    parts = [("card", head)]
+    for kind in ("variant", "recipe"):
+        tables = card.get(kind, {})
+        if not isinstance(tables, dict):
+            raise UnknownMethod(f"card {place}: {kind} must be a table of tables")
+        parts += [(f"{kind}.{_one_line(name)}", part) for name, part in tables.items()]
+    for name, part in parts:
+        problem = _card_problem(part)
+        if problem:
+            raise UnknownMethod(f"card {place}: {name}{problem}")
+    return card
+
+
+def _card_problem(part: object) -> str:
+    if not isinstance(part, dict):
+        return " must be a table"
+    for key, kind in _TYPES_OF_CARDS.items():
+        number = kind is float and type(part.get(key)) is int
+        if key in part and not number and not isinstance(part[key], kind):
+            return f".{key} must be a {kind.__name__}"
+    for key, legal in _WORDS_OF_CARDS.items():
+        given = part.get(key, [])
+        for word in given if isinstance(given, list) else [given]:
+            if not isinstance(word, str) or word not in legal:
+                return f".{key} must be among {', '.join(sorted(legal))}"
+    return ""
+
+
+def parse_toml(raw: bytes) -> dict[str, Any]:
+    """TOML of numbers that records can hold.
+
+    Raises:
+        ValueError: not UTF-8, not TOML, NaN or infinite, an integer beyond the 64 bits of TOML, or
+            nested too deeply.
+    """
+    try:
+        content = tomllib.loads(raw.decode("utf-8"), parse_float=_finite)
+        _check_integers(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return content
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return float(text)
+
+
+def _check_integers(value: Any) -> None:
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise ValueError("an integer is too large")
+    held = value.values() if isinstance(value, dict) else value
+    for inner in held if isinstance(value, dict | list) else ():
+        _check_integers(inner)
 
 
 def _import_file(path: Path, digest: str) -> ModuleType:

@@ -192,6 +192,9 @@ def test_identity_is_plain_json_frozen_and_strict() -> None:
         who.pad = 3  # type: ignore[misc, unused-ignore]
     with pytest.raises(ValidationError):
         identity(path="/home/me")
+    for field, value in (("name", "../x"), ("image_size", 0), ("pad", -1), ("num_classes", 0)):
+        with pytest.raises(ValidationError, match=field):
+            identity(**{field: value})
 
 
 def test_digits(digits: Data) -> None:
@@ -349,6 +352,14 @@ def test_folder_is_read_sorted_by_class_and_name(folder: Path, tmp_path: Path) -
     assert data.identity.std == tuple(round(s, 4) for s in deviation)
 
 
+@pytest.mark.parametrize("name", ["mine", "a", "0", "cifar10-jpeg", "v1.2_b", "a--b.c", "x" * 64])
+def test_every_data_name_that_is_taken_can_be_recorded(
+    name: str, folder: Path, tmp_path: Path
+) -> None:
+    data = load_data("imagefolder", data_dir=folder, data_name=name, cache_dir=tmp_path / "c")
+    assert data.identity.name == name
+
+
 def test_folder_is_decoded_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,24 +432,114 @@ def test_many_readers_at_once_agree(folder: Path, tmp_path: Path) -> None:
     assert names == ["data", "split"]
 
 
-@pytest.mark.parametrize("name", ["pixels", "split"])
+@pytest.mark.parametrize("name", ["data", "split"])
 def test_an_interrupted_write_leaves_nothing(
     name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = np.save
+    """Drafts become what they are by a rename: the moment before it."""
+    for verb in ("rename", "replace"):
+        publish = getattr(Path, verb)
 
-    def interrupted(file: Path, array: np.ndarray) -> None:
-        save(file, array)
-        if name in file.name:
-            raise KeyboardInterrupt
+        def interrupted(draft: Path, target: Path, publish: Any = publish) -> None:
+            if target.name.startswith(name):
+                raise KeyboardInterrupt
+            publish(draft, target)
 
-    monkeypatch.setattr(np, "save", interrupted)
+        monkeypatch.setattr(Path, verb, interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_folder(folder, tmp_path / "c")
     assert not [path for path in (tmp_path / "c").iterdir() if path.name[0] == "."]
-    assert not list((tmp_path / "c").glob(f"{'data' if name == 'pixels' else 'split'}-*"))
+    assert not list((tmp_path / "c").glob(f"{name}-*"))
     monkeypatch.undo()
     assert len(load_folder(folder, tmp_path / "c").val) == 6
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def cut_off(cache: Path) -> None:
+    content = (cache / "pixels.npy").read_bytes()
+    (cache / "pixels.npy").write_bytes(content[:-100])
+
+
+def emptied(cache: Path) -> None:
+    (cache / "pixels.npy").write_bytes(b"")
+
+
+def of_another_shape(cache: Path) -> None:
+    pixels = np.load(cache / "pixels.npy")
+    np.save(cache / "pixels.npy", pixels.reshape(len(pixels), 3, 4, 16))
+
+
+def of_another_type(cache: Path) -> None:
+    np.save(cache / "pixels.npy", np.load(cache / "pixels.npy").astype(np.int8))
+
+
+def flipped_bit(cache: Path) -> None:
+    content = bytearray((cache / "pixels.npy").read_bytes())
+    content[-50] ^= 1
+    (cache / "pixels.npy").write_bytes(bytes(content))
+
+
+def of_zeros(cache: Path) -> None:
+    """As after a power cut: the length is right."""
+    path = cache / "pixels.npy"
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def an_archive(cache: Path) -> None:
+    with (cache / "pixels.npy").open("wb") as file:
+        np.savez(file, pixels=np.zeros(3))
+
+
+def a_pickle(cache: Path) -> None:
+    np.save(cache / "pixels.npy", np.array([Touch(cache.parent / "ran")]), allow_pickle=True)
+
+
+def without_pixels(cache: Path) -> None:
+    (cache / "pixels.npy").unlink()
+
+
+def without_checksum(cache: Path) -> None:
+    (cache / "checksum").unlink()
+
+
+DAMAGE = [
+    cut_off, emptied, of_another_shape, of_another_type, flipped_bit, of_zeros, an_archive,
+    a_pickle, without_pixels, without_checksum,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_is_decoded_anew(damage: Any, folder: Path, tmp_path: Path) -> None:
+    first = load_folder(folder, tmp_path / "c")
+    (cache,) = (tmp_path / "c").glob("data-*")
+    damage(cache)
+    again = load_folder(folder, tmp_path / "c")
+    assert again.identity == first.identity
+    assert torch.equal(again.train.pixels, first.train.pixels)
+    steps: list[Any] = []
+    load_folder(folder, tmp_path / "c", on_progress=lambda *step: steps.append(step))
+    assert not steps  # it was repaired
+    assert not (tmp_path / "c" / "ran").exists()
+    names = sorted(path.name.split("-")[0] for path in (tmp_path / "c").iterdir())
+    assert names == ["data", "split"]
+
+
+def test_a_damaged_split_file_is_written_anew(tmp_path: Path) -> None:
+    data = load_data("digits", cache_dir=tmp_path)
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[:50])
+    assert torch.equal(load_data("digits", cache_dir=tmp_path).val.index, data.val.index)
+    assert file.read_bytes() == content
 
 
 def test_hidden_files_are_overlooked(folder: Path, tmp_path: Path) -> None:
@@ -525,6 +626,10 @@ def test_a_broken_folder_is_named_in_one_line(
         ({"name": "imagefolder", "data_dir": ".", "data_name": "Cats"}, "invalid data name"),
         ({"name": "imagefolder", "data_dir": ".", "data_name": "a/b"}, "invalid data name"),
         ({"name": "imagefolder", "data_dir": ".", "data_name": ""}, "invalid data name"),
+        ({"name": "imagefolder", "data_dir": ".", "data_name": ".."}, "invalid data name"),
+        ({"name": "imagefolder", "data_dir": ".", "data_name": "a..b"}, "single dots inside"),
+        ({"name": "imagefolder", "data_dir": ".", "data_name": "a\0"}, "invalid data name"),
+        ({"name": "imagefolder", "data_dir": ".", "data_name": "a" * 65}, "64 characters"),
         ({"name": "imagefolder", "data_dir": ".", "data_name": "cifar10"}, "built-in"),
         ({"name": "digits", "data_name": "mine"}, "imagefolder only"),
         ({"name": "digits", "data_dir": "."}, "no data directory"),

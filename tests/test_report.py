@@ -182,6 +182,41 @@ def test_optimistic_figure_is_joined(tmp_path: Path) -> None:
     assert frames.load(tmp_path)["test_best_test"].item() == pytest.approx(95)
 
 
+ON_CPU = {"cpu": "processor A", "gpu": "card", "device": "cpu"}
+ON_GPU = ON_CPU | {"device": "cuda"}
+
+
+def test_timings_of_several_machines_are_not_averaged() -> None:
+    mixed = [made.record(made.spec("l1norm", seed), environment=where)
+             for seed, where in enumerate([ON_CPU, ON_CPU, ON_GPU])]  # fmt: skip
+    alike = [made.record(made.spec("hrank", seed), environment=ON_GPU) for seed in range(3)]
+    board = board_of(*mixed, *alike)
+    row = line(board, "l1norm")
+    assert (row["marks"], row["hardware"]) == (frames.MIXED, "card / processor A")
+    assert row[columns.TIMINGS].isna().all()
+    assert (row["n"], row["final_mean"]) == (3, pytest.approx(90))  # accuracy is averaged
+    assert line(board, "hrank")[columns.TIMINGS].tolist() == [12.5, 1.1, 1.5]
+    assert line(board, "hrank")["hardware"] == "card"
+    assert row["rank"] == 1  # no reason to leave it out
+    text = tables.markdown_table(board)
+    assert "Hardware: card; processor A. Compare seconds and speedups only between rows" in text
+    assert "- Timings of several machines: " in text
+    runs = frames.runs_frame(mixed)
+    assert runs["hardware"].tolist() == ["processor A", "processor A", "card"]
+    assert runs["seconds"].tolist() == [12.5] * 3
+
+
+def test_one_kind_of_hardware_is_named_and_an_unknown_one_is_another() -> None:
+    known, unknown = (
+        made.record(made.spec("l1norm", seed), environment=where)
+        for seed, where in enumerate([ON_CPU, {}])
+    )
+    assert "Hardware: processor A." in tables.markdown_table(board_of(known))
+    assert "Hardware" not in tables.markdown_table(board_of(unknown))
+    row = line(board_of(known, unknown), "l1norm")
+    assert (row["marks"], row["hardware"]) == (frames.MIXED, "processor A")
+
+
 # ---- files ---------------------------------------------------------------------------------------
 
 

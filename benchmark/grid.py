@@ -1,0 +1,109 @@
+"""What a launcher set out to do, on disk: so that others can tell later, and go on without it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from benchmark.files import dump_json, write_text
+from benchmark.probe import Seconds
+from benchmark.spec import RunSpec, digest
+from benchmark.store import Store
+from benchmark.sweep import Cell, Options
+from benchmark.tasks import Task, task_of
+
+ELSEWHERE = {"results", "jobs", "device", "checkpoint_minutes"}  # the same grid with other values
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One piece of work of a grid: a cell, or a dense network that cells share."""
+
+    kind: str
+    key: str  # of its claim and its log
+    name: str
+    spec: RunSpec
+    dense: str  # key of the dense network it starts from; empty: none
+    blocked: str  # why it cannot run; empty: it can
+    seconds: Seconds | None  # estimated
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid as it was launched last."""
+
+    key: str
+    options: Options
+    started: float
+    jobs: int
+    work: tuple[Planned, ...]
+
+
+def grid_key(options: Options) -> str:
+    """The same grid whoever runs it, wherever."""
+    return digest(options.model_dump(mode="json", exclude=ELSEWHERE), 12)
+
+
+def write_grid(
+    store: Store,
+    options: Options,
+    cells: list[Cell],
+    tasks: list[Task],
+    jobs: int,
+    seconds: Mapping[str, Seconds],
+) -> str:
+    """Put it down; the key. A grid that is launched again replaces itself, and keeps the estimates
+    of what it ended before."""
+    key = grid_key(options)
+    path = store.root / "grids" / f"{key}.json"
+    before = read_grid(path)
+    known = {w.key: w.seconds for w in before.work} if before else {}
+    dense = [t for t in tasks if t.kind == "dense"]
+    work = [_planned(t, "", seconds.get(t.makes)) for t in dense]
+    for cell in cells:
+        task = task_of("cell", cell, options)
+        own = seconds.get(task.key) or known.get(task.key)
+        work.append(_planned(task, cell.blocked, own))
+    have = {w.key for w in work}
+    work += [w for w in before.work if w.kind == "dense" and w.key not in have] if before else []
+    content = {
+        "options": options.model_dump(mode="json"),
+        "started": time.time(),
+        "jobs": jobs,
+        "work": [asdict(w) | {"spec": w.spec.model_dump(mode="json")} for w in work],
+    }
+    write_text(path, dump_json(content))
+    return key
+
+
+def _planned(task: Task, blocked: str, seconds: Seconds | None) -> Planned:
+    needs = task.needs if task.kind == "cell" and task.spec.start.kind != "random" else ""
+    return Planned(task.kind, task.key, task.name, task.spec, needs, blocked, seconds)
+
+
+def read_grids(store: Store) -> list[Grid]:
+    """All grids launched on these results that this version understands, the newest first."""
+    found = [read_grid(path) for path in (store.root / "grids").glob("*.json")]
+    return sorted((g for g in found if g is not None), key=lambda g: (-g.started, g.key))
+
+
+def read_grid(path: Path) -> Grid | None:
+    """None: not there, or not a grid of this version. A grid is a convenience, not a result."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        work = tuple(_work(row) for row in content["work"])
+        options = Options.model_validate(content["options"])
+        return Grid(path.stem, options, float(content["started"]), int(content["jobs"]), work)
+    except (OSError, ValueError, KeyError, TypeError, ValidationError, RecursionError):
+        return None
+
+
+def _work(row: dict[str, Any]) -> Planned:
+    seconds = None if row["seconds"] is None else Seconds(**row["seconds"])
+    return Planned(**row | {"spec": RunSpec.model_validate(row["spec"]), "seconds": seconds})

@@ -1,0 +1,167 @@
+"""`python -m benchmark.status`: how far the grids of a results directory are, from disk alone."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.cli import DONE, console, run_app
+from benchmark.errors import BadInput
+from benchmark.grid import Grid, read_grids
+from benchmark.progress import duration
+from benchmark.state import OPEN, STATES, Now, pace, remaining, states
+from benchmark.store import Store
+
+COLOURS = {
+    "running": "bold blue", "waiting": "cyan", "interrupted": "magenta", "failed": "bold red",
+    "to do": "default", "done": "green", "n/a": "bright_black", "not run": "bright_black",
+}  # fmt: skip
+MARKS = {
+    "running": "R", "waiting": "W", "interrupted": "I", "failed": "F", "to do": ".", "done": "D",
+    "n/a": "-", "not run": "-",
+}  # fmt: skip
+PAUSE = 2.0  # seconds between two looks
+
+
+def main(
+    results: Annotated[Path, typer.Option(help="Results directory.")] = Path("results"),
+    watch: Annotated[bool, typer.Option("--watch", help="Look again until all is done.")] = False,
+) -> int:
+    """Every grid launched on these results: a map of its cells, what runs, what failed and why.
+
+    Example: python -m benchmark.status --results results-demo --watch
+    """
+    screen, store = console(), Store(results)
+    if not read_grids(store):
+        raise BadInput(f"no grid was launched on {results}: python -m benchmark.run makes one")
+    if not watch:
+        screen.print(picture(store))
+        return DONE
+    try:
+        _watch(store, screen)
+    except KeyboardInterrupt:
+        screen.print("stopped looking; the grid is not touched")
+    return DONE
+
+
+def _watch(store: Store, screen: Console) -> None:
+    """On a terminal the picture changes in place; in a log one line is added when it changed."""
+    said = ""
+    with Live(console=screen, auto_refresh=False, transient=False) as live:
+        while True:
+            rows = states(store)
+            line = summary(rows)
+            if screen.is_terminal:
+                live.update(picture(store), refresh=True)
+            elif line != said:
+                screen.print(line, highlight=False)
+            said = line
+            if not any(row.state in OPEN for row in rows):
+                return
+            time.sleep(PAUSE)
+
+
+def picture(store: Store) -> RenderableType:
+    """All that there is to see."""
+    parts: list[RenderableType] = []
+    for grid in read_grids(store):
+        parts += grid_picture(grid, store)
+    return Group(*parts)
+
+
+def grid_picture(grid: Grid, store: Store) -> list[RenderableType]:
+    """A line about the launcher, the map, and what deserves a line of its own."""
+    rows = states(store, [grid])
+    held = store.claims.is_held("grid", grid.key)
+    claim = store.claims.read("grid", grid.key)
+    launcher = f"launched by {claim.holder}" if held and claim else "no launcher is at work on it"
+    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(grid.started))
+    options = grid.options
+    data = options.data_name or options.dataset
+    parts: list[RenderableType] = [
+        Text(f"{options.arch} on {data}, {options.track} track, started {started}; {launcher}"),
+        map_of(rows),
+        Text(summary(rows) + forecast_line(rows, grid.jobs, held)),
+    ]
+    notable = [r for r in rows if r.state not in ("done", "to do", "n/a", "not run")]
+    if notable:
+        parts.append(details(notable, pace(rows)))
+    blocked = Counter(r.reason for r in rows if r.state in ("n/a", "not run"))
+    parts += [Text(f"  - {n} cells: {reason}", COLOURS["n/a"]) for reason, n in blocked.items()]
+    return parts
+
+
+def map_of(rows: list[Now]) -> Table:
+    """One row per method, one letter per target and seed, coloured by state."""
+    table = Table(box=None, pad_edge=False, show_header=True)
+    table.add_column("")
+    cells: dict[str, dict[str, Text]] = {}
+    for row in rows:
+        spec = row.work.spec
+        ls = " +ls" if spec.reconstruct == "ls" else ""
+        free = " (free)" if spec.preparation == "free" else ""
+        name = "dense" if row.work.kind == "dense" else f"{spec.method.label}{ls}{free}"
+        target = f"{100 * spec.flops_reduction:g} %" if row.work.kind == "cell" else ""
+        letters = cells.setdefault(name, {}).setdefault(target, Text())
+        letters.append(MARKS[row.state], COLOURS[row.state])
+    targets = list(dict.fromkeys(t for line in cells.values() for t in line))
+    for target in targets:
+        table.add_column(target.replace("0 %", "0 %") if target != "0 %" else "-")
+    for name, line in cells.items():
+        table.add_row(name, *(line.get(target, Text()) for target in targets))
+    return table
+
+
+def summary(rows: list[Now]) -> str:
+    """`12 cells: 8 done (D), 2 running (R), 2 to do (.)`"""
+    cells = [row for row in rows if row.work.kind == "cell"]
+    counts = Counter(row.state for row in cells)
+    said = [f"{counts[s]} {s} ({MARKS[s]})" for s in reversed(STATES) if counts[s]]
+    dense = [row for row in rows if row.work.kind == "dense"]
+    ready = sum(row.state == "done" for row in dense)
+    networks = f"; {ready} of {len(dense)} dense networks trained" if dense else ""
+    return f"{len(cells)} cells: {', '.join(said)}{networks}"
+
+
+def forecast_line(rows: list[Now], jobs: int, held: bool) -> str:
+    """What is left, and estimate beside actual for what is done."""
+    left = remaining(rows, jobs)
+    text = ""
+    if left is not None and left.high > 0:
+        text += f"; about {left} left" + ("" if held else " once somebody goes on")
+    known = [(r.took, r.work.seconds.middle) for r in rows if r.took and r.work.seconds]
+    if known:
+        expected, took = sum(e for _, e in known), sum(t for t, _ in known)
+        text += f"; finished cells took {duration(took)}, estimated {duration(expected)}"
+    return text
+
+
+def details(rows: list[Now], scale: float) -> Table:
+    """State, cell, where it is, how long yet, and the last line of its log."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for row in sorted(rows, key=lambda r: (STATES.index(r.state), r.work.name)):
+        told = row.reason if row.state in ("failed", "interrupted", "waiting") else row.line
+        table.add_row(
+            Text(row.state, COLOURS[row.state]), row.work.key.partition("-")[2] or row.work.key,
+            row.work.name, row.share, _left(row, scale), Text(told, overflow="fold"),
+        )  # fmt: skip
+    return table
+
+
+def _left(row: Now, scale: float) -> str:
+    if row.state != "running" or row.work.seconds is None or not row.since:
+        return ""
+    seconds = row.work.seconds.middle * scale - (time.time() - row.since)
+    return f"{duration(seconds)} left" if seconds > 0 else "soon"
+
+
+if __name__ == "__main__":
+    run_app(main)
