@@ -29,7 +29,7 @@ START = Seconds(4.0, 6.0, 15.0)  # of worker processes, once
 UNKNOWN_SCORES = Seconds(0.0, 0.5, 2.0)
 UNKNOWN_PLAN = Seconds(0.0, 6000.0, 20000.0)
 UNKNOWN_REFIT = Seconds(0.0, 1500.0, 6000.0)
-OTHER_ARCH = Seconds(0.5, 1.0, 2.0)  # scoring per training step, from one architecture to another
+OTHER_ARCH = Seconds(0.7, 1.0, 1.5)  # scoring per training step, from one architecture to another
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,8 @@ class Known:
             like = self.take(
                 own,
                 lambda p: p.record.spec.reconstruct == spec.reconstruct,
-                lambda p: p.paid == pays,
                 lambda p: p.work.kept == work.kept,
+                lambda p: p.paid == pays,
                 lambda p: p.record.spec.method == spec.method,
                 lambda p: p.record.spec.recovery.batch_size == spec.recovery.batch_size,
             )
@@ -213,7 +213,7 @@ class Known:
         """Of the update of all weights, where it is asked for and no run like it had it."""
         seen = {"none", *(p.record.spec.reconstruct for p in like)}
         known = spec.reconstruct in seen
-        return Seconds() if known else self.pace(spec, 1.0).within(UNKNOWN_REFIT)
+        return Seconds() if known else UNKNOWN_REFIT * self.pace(spec, 1.0).middle
 
     def rest(self, cell: Cell, method: Method, checked: bool) -> Seconds:
         """Of a run besides all that passes images in proportion to its budget."""
@@ -235,9 +235,9 @@ class Known:
         far = self.take([p for p in self.past if _label(p) == spec.method.label and p.paid])
         if far:
             shares = [Seconds.exactly(self.scoring_steps(p)) for p in far]
-            return known + step.within(among(shares)).within(OTHER_ARCH)
+            return known + among(shares).within(OTHER_ARCH) * step.middle
         unknown = UNKNOWN_SCORES * work.forward if _by_scores(method) else UNKNOWN_PLAN
-        return known + step.within(unknown)
+        return known + unknown * step.middle
 
     def scoring_steps(self, past: Past) -> float:
         """Images' worth of training that an earlier run spent on scoring, but for training."""

@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterator
 
 from rich.console import Console
 
-from benchmark import baseline
+from benchmark import baseline, select
 from benchmark.archs import load_weights, read_checkpoint
 from benchmark.claims import Busy
+from benchmark.errors import BadInput
 from benchmark.estimate import compare, dense_tasks, forecast, is_done
 from benchmark.grid import write_grid
 from benchmark.network import Network
@@ -22,6 +23,7 @@ from benchmark.progress import GridProgress
 from benchmark.store import Store
 from benchmark.sweep import Cell, Options
 from benchmark.tasks import task_of
+from methods.api import Budget
 
 LONG = 3600.0  # an estimate beyond this is printed before starting
 
@@ -77,10 +79,32 @@ def preflight(cells: list[Cell], options: Options) -> Network:
     and here rather than in every cell.
 
     Raises:
-        BadInput: the checkpoint does not fit.
+        BadInput: the checkpoint does not fit, or no target can be reached.
     """
     spec = cells[0].spec
     model = baseline.new_model(spec)
     if options.checkpoint is not None:
         load_weights(model, read_checkpoint(options.checkpoint), str(options.checkpoint))
-    return Network(model, baseline.example(spec), spec.scope)
+    net = Network(model, baseline.example(spec), spec.scope)
+    _check_targets(cells, net)
+    return net
+
+
+def _check_targets(cells: list[Cell], net: Network) -> None:
+    """A target that no method can reach is a mistake of the command. Where other targets of the
+    grid can be reached, its cells are left to say so (n/a) and the grid goes on."""
+    asked = [c.spec for c in cells if c.spec.allocation not in ("none", "listed")]
+    most = {
+        spec.min_width: select.largest_cut(
+            net.limits(Budget(spec.flops_reduction, spec.min_width, spec.allocation)), net.macs
+        )
+        for spec in asked
+    }
+    beyond = [s for s in asked if s.flops_reduction > most[s.min_width] + select.TOLERANCE]
+    if asked and len(beyond) == len(asked):
+        spec = min(beyond, key=lambda s: s.flops_reduction)
+        raise BadInput(
+            f"--flops-reduction {spec.flops_reduction:g}: {spec.arch.name} with scope {spec.scope} "
+            f"and a minimum width of {spec.min_width:g} can lose at most "
+            f"{100 * most[spec.min_width]:.1f} % of its FLOPs; ask for less, or lower --min-width"
+        )

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from tqdm import tqdm
+
 from benchmark.progress import GridProgress
 from benchmark.store import Store
 from benchmark.sweep import Options
@@ -99,6 +101,7 @@ def _in_processes(tasks: list[Task], jobs: int, progress: GridProgress) -> Itera
                 worker.process.terminate()
         for worker in workers:
             worker.process.join(10)
+            worker.process.kill()
 
 
 def next_task(queue: list[Task], running: list[Task]) -> Task | None:
@@ -195,6 +198,8 @@ def _children_ignore_interrupts() -> Iterator[None]:
 def _work(pipe: Connection) -> None:
     """One task after the other, until the launcher is gone."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGTERM, _leave)
+    tqdm.set_lock(threading.RLock())  # its lock between processes would outlive a kill
     _die_with_parent()
     last = 0.0
 
@@ -206,14 +211,17 @@ def _work(pipe: Connection) -> None:
             with contextlib.suppress(OSError):  # the launcher is going: work on
                 pipe.send((cell, phase, done, total))
 
-    while True:
-        try:
+    with contextlib.suppress(KeyboardInterrupt, EOFError):
+        while True:
             task, waits = pipe.recv()
-        except (EOFError, OSError):
-            return
-        ended = do(task, report, waits)
-        with contextlib.suppress(OSError):
-            pipe.send(ended)
+            ended = do(task, report, waits)
+            with contextlib.suppress(OSError):
+                pipe.send(ended)
+
+
+def _leave(*_: Any) -> None:
+    """An order to end is met like Ctrl-C: what is held is let go, nothing counts as failed."""
+    raise KeyboardInterrupt
 
 
 def _die_with_parent() -> None:

@@ -22,6 +22,7 @@ from safetensors.torch import save
 
 from benchmark.archs import load_weights, parse_checkpoint, read_checkpoint
 from benchmark.errors import BadInput
+from benchmark.files import dump_json
 from benchmark.load import parse_plan, read_plan
 from benchmark.readers import _decode
 from benchmark.record import parse_record, read_record
@@ -64,7 +65,7 @@ def record(raw: bytes) -> None:
     place = (Path("/r/runs") / found.spec.folder).resolve()
     assert place.parts[:3] == ("/", "r", "runs")
     assert len(place.parts) == 7
-    assert parse_record(json.dumps(found.model_dump(mode="json")).encode(), "x") == found
+    assert parse_record(dump_json(found.model_dump(mode="json")).encode(), "x") == found
 
 
 def sealed(raw: bytes) -> bytes:
@@ -167,6 +168,22 @@ def test_a_reader_ends_in_a_result_or_in_one_clear_line(name: str, examples: int
     holds()
     if reader.valid is not None:
         reader.read(reader.valid)
+
+
+@pytest.mark.parametrize("way", [["method_facts"], ["spec", "method", "params"], ["latency"]])
+def test_free_fields_of_a_record_hold_only_what_can_be_written_again(way: list[str]) -> None:
+    """No type stands in the way there of what Python's parser accepts beyond JSON."""
+    accepted = 0
+    for nasty in fuzzing.NASTY:
+        content = owner = json.loads(RECORD)
+        for key in way:
+            owner = owner[key]
+        owner["a"] = "slot"
+        raw = json.dumps(content).replace('"slot"', nasty).encode("utf-8", "surrogatepass")
+        said = complaint(record, sealed(raw))
+        assert said.isprintable()
+        accepted += not said
+    assert 3 < accepted < len(fuzzing.NASTY) - 10
 
 
 # ---- files that would do something ---------------------------------------------------------------

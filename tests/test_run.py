@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
@@ -90,7 +89,7 @@ def test_two_jobs_give_what_one_job_gives(results: Path, tmp_path: Path) -> None
     one = {r.run_id: (r.plan, r.weights, r.final) for r in Store(results).records()}
     two = {r.run_id: (r.plan, r.weights, r.final) for r in Store(tmp_path).records()}
     assert one == two
-    assert re.search(r"\[5/5\]", done.stdout)
+    assert "[6/6]" in done.stdout  # a dense network and five cells
 
 
 def test_the_recorded_command_makes_the_record_again(results: Path, tmp_path: Path) -> None:
@@ -163,10 +162,25 @@ def test_a_failing_cell_is_recorded_and_the_grid_goes_on(
     assert states == {"bad": "failed", "l1norm": "done"}
 
 
-def test_an_unreachable_target_is_not_applicable_with_the_reason(tmp_path: Path) -> None:
-    assert cli("--methods", "l1norm", "--flops-reduction", "0.98", results=tmp_path) == DONE
+def test_an_unreachable_target_among_others_is_not_applicable_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    words = ["--methods", "l1norm", "--flops-reduction", "0.3,0.98"]
+    assert cli(*words, results=tmp_path) == DONE
+    assert len(Store(tmp_path).records()) == 1
     (attempt,) = Store(tmp_path).last_attempts()
     assert (attempt.status, "at most" in attempt.reason) == ("n/a", True)
+
+
+def test_targets_that_are_all_out_of_reach_are_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--methods", "l1norm,random", "--flops-reduction", "0.97,0.98"]
+    assert cli(*words, results=tmp_path) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert re.search(r"--flops-reduction 0.97: resnet8 .* can lose at most \d\d\.\d %", said)
+    assert not Store(tmp_path).records()
 
 
 @pytest.mark.parametrize(
@@ -270,27 +284,46 @@ def test_recorded_commands_name_no_place_of_this_machine(tmp_path: Path) -> None
         assert said in command
 
 
+SLOW_GRID = [
+    "--methods", "l1norm,random", *QUICK, "--set", "baseline.epochs=200", "--seeds", "0,1",
+]  # fmt: skip
+
+
+def _launch(results: Path) -> subprocess.Popen[str]:
+    words = [*SLOW_GRID, "--jobs", "2", "--results", str(results)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmark.run", *words],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def _workers(results: Path) -> list[int]:
+    """Processes at work, once there are two of them."""
+    claims = Store(results).claims
+    dense = [c.pid for c in claims.all() if c.kind == "dense" and claims.is_held("dense", c.key)]
+    return dense if len(dense) == 2 else []
+
+
 def test_workers_end_with_their_launcher(tmp_path: Path) -> None:
-    words = ["--methods", "l1norm,random", *QUICK, "--set", "baseline.epochs=200", "--seeds", "0,1"]
-    command = [sys.executable, "-m", "benchmark.run", *words, "--jobs", "2"]
-    launcher = subprocess.Popen(
-        [*command, "--results", str(tmp_path)], stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    workers = _wait_for(lambda: _children_of(launcher.pid))
+    launcher = _launch(tmp_path)
+    workers = _wait_for(lambda: _workers(tmp_path))
     launcher.kill()
     launcher.wait(60)
     assert _wait_for(lambda: not any(_is_alive(pid) for pid in workers))
 
 
-def _children_of(pid: int) -> list[int]:
-    """Processes the launcher started, once all of them are there: a tracker, a manager, two
-    workers."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found if len(found) >= 4 else []
+def test_a_killed_worker_takes_nothing_along_and_its_work_goes_on(tmp_path: Path) -> None:
+    launcher = _launch(tmp_path)
+    first, second = _wait_for(lambda: _workers(tmp_path))
+    os.kill(first, signal.SIGKILL)
+    again = _wait_for(lambda: set(_workers(tmp_path)) - {first, second})
+    assert second in _workers(tmp_path)  # undisturbed
+    assert launcher.poll() is None
+    os.killpg(launcher.pid, signal.SIGINT)
+    launcher.communicate(timeout=120)
+    assert _wait_for(lambda: not any(_is_alive(pid) for pid in (second, *again)))
+    logs = "".join(path.read_text() for path in (tmp_path / "logs").glob("dense-*.log"))
+    assert f"from process {first} on" in logs
 
 
 def _is_alive(pid: int) -> bool:
@@ -396,13 +429,8 @@ def test_a_file_with_one_of_our_names_or_that_exits_is_refused(
 
 
 def test_ctrl_c_ends_the_grid_cleanly_and_it_goes_on(tmp_path: Path) -> None:
-    words = ["--methods", "l1norm,random", *QUICK, "--set", "baseline.epochs=200", "--seeds", "0,1"]
-    command = [sys.executable, "-m", "benchmark.run", *words, "--jobs", "2"]
-    launcher = subprocess.Popen(
-        [*command, "--results", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-    )  # fmt: skip
-    workers = _wait_for(lambda: _children_of(launcher.pid))
+    launcher = _launch(tmp_path)
+    workers = _wait_for(lambda: _workers(tmp_path))
     os.killpg(launcher.pid, signal.SIGINT)
     _, said = launcher.communicate(timeout=120)
     assert launcher.returncode == 130
