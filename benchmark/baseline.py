@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmark import archs
 from benchmark.archs import load_weights, read_checkpoint
+from benchmark.encoding import weights_digest
 from benchmark.environment import hardware_kind
 from benchmark.errors import BadInput
 from benchmark.evaluation import evaluate
@@ -19,7 +20,7 @@ from benchmark.network import Network
 from benchmark.record import Accuracy
 from benchmark.schedule import Schedule, phase_seed, rate_at
 from benchmark.spec import RunSpec, digest
-from benchmark.store import Stage, Store, weights_digest
+from benchmark.store import Stage, Store
 from benchmark.trainer import Trainer
 from methods.api import Method
 

@@ -12,6 +12,7 @@ import torch
 from benchmark import baseline, measure
 from benchmark.checkpoint import EVERY, Checkpoints, quiet
 from benchmark.data import Data
+from benchmark.encoding import weights_digest
 from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
 from benchmark.network import Network
@@ -20,7 +21,7 @@ from benchmark.record import (
     Dense,
 )
 from benchmark.spec import RunSpec
-from benchmark.store import Stage, Store, weights_digest
+from benchmark.store import Stage, Store
 from benchmark.trainer import Progress, Trainer, silent
 from methods.api import Budget, Method
 

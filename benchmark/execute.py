@@ -18,6 +18,7 @@ from benchmark.context import (
     start,
 )
 from benchmark.data import Data
+from benchmark.encoding import encode, weights_digest
 from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
 from benchmark.network import Network
@@ -30,7 +31,7 @@ from benchmark.record import (
 )
 from benchmark.recovery import recover, write_optimistic
 from benchmark.spec import RunSpec, digest
-from benchmark.store import Stage, encode, weights_digest
+from benchmark.store import Stage
 from methods import Entry
 from methods import build as build_method
 from methods.api import Budget, Plan

@@ -10,11 +10,12 @@ import pandas as pd
 from torch import nn
 
 from benchmark import baseline, frames
+from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.network import Network
 from benchmark.record import RECORD, one_line, parse_json, read_record
 from benchmark.spec import RunSpec
-from benchmark.store import Stage, Store, weights_digest
+from benchmark.store import Stage, Store
 from methods.api import Plan
 
 _RUN_ID = re.compile("[0-9a-f]{4,12}")

@@ -11,9 +11,10 @@ from matplotlib.colors import ListedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from benchmark.encoding import decode
 from benchmark.frames import read_plan
 from benchmark.record import RunRecord
-from benchmark.store import Store, decode
+from benchmark.store import Store
 
 NEUTRAL = 1.0  # where masks start: the channel passes unchanged
 MOST_PANELS = 9

@@ -14,19 +14,21 @@ from torch import Tensor
 from benchmark import select
 from benchmark.checkpoint import Moment, joined, part, seed_everything
 from benchmark.context import Context, checkpoints_of, make_trainer, start
+from benchmark.encoding import encode
 from benchmark.evaluation import evaluate
 from benchmark.images import BatchSource
 from benchmark.ledger import BudgetExceeded, Ledger
 from benchmark.meter import metered
 from benchmark.network import Network
+from benchmark.phase import EpochRow
 from benchmark.record import (
     SeedAgreement,
     SelectionCheck,
 )
 from benchmark.schedule import phase_seed
 from benchmark.spec import RunSpec, Seeds, digest
-from benchmark.store import Stage, encode
-from benchmark.trainer import EpochRow, Trainer
+from benchmark.store import Stage
+from benchmark.trainer import Trainer
 from methods.api import Budget, Method, Plan
 
 RANDOM_DRAWS = 5  # of the selection check

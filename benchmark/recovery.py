@@ -12,13 +12,14 @@ from benchmark.checkpoint import Moment
 from benchmark.context import Context
 from benchmark.evaluation import Evaluation, evaluate
 from benchmark.images import BatchSource
+from benchmark.phase import EpochRow
 from benchmark.record import (
     Accuracy,
     BestVal,
 )
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Store
-from benchmark.trainer import EpochRow, Trainer
+from benchmark.trainer import Trainer
 
 
 @dataclass

@@ -4,10 +4,8 @@ attempts. Everything is written to a temporary name and renamed, so nothing half
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -20,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from benchmark.checkpoint import EVERY, Checkpoints, quiet
 from benchmark.claims import Claims
+from benchmark.encoding import curve_csv
 from benchmark.errors import BadInput, is_full
 from benchmark.files import DRAFT, dump_json, new_folder, write_bytes, write_text
 from benchmark.record import RECORD, RunRecord, read_record
@@ -187,8 +185,8 @@ class Store:
         try:
             content = (folder / "tensors.safetensors").read_bytes()
             whole = json.loads((folder / "facts.json").read_text("utf-8"))
-            if whole["sha256"] != hashlib.sha256(content).hexdigest():
-                raise ValueError("the tensors are not those that were written")
+            if whole["sha256"] != _stage_digest(content, whole["facts"]):
+                raise ValueError("its content is not what was written")
             return Stage(load(content), whole["facts"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             log(f"warning: stage {folder.name} is damaged ({error}); it is made again")
@@ -206,13 +204,17 @@ class Store:
     def publish_stage(self, kind: str, key: str, stage: Stage) -> None:
         whole = {k: v.detach().cpu().contiguous().clone() for k, v in stage.tensors.items()}
         content = save(whole)
-        facts = {"facts": stage.facts, "sha256": hashlib.sha256(content).hexdigest()}
+        facts = {"facts": stage.facts, "sha256": _stage_digest(content, stage.facts)}
         with new_folder(self._stage_folder(kind, key)) as draft:
             (draft / "tensors.safetensors").write_bytes(content)
             (draft / "facts.json").write_text(dump_json(facts), encoding="utf-8")
 
     def _stage_folder(self, kind: str, key: str) -> Path:
         return self.stages / f"{kind}-{key}"
+
+
+def _stage_digest(content: bytes, facts: dict[str, Any]) -> str:
+    return hashlib.sha256(content + dump_json(facts).encode()).hexdigest()
 
 
 def _write_numbered(folder: Path, text: str) -> None:
@@ -258,45 +260,3 @@ def full_disk(root: Path) -> str:
     except OSError:
         free = "no room"
     return f"the disk under {root} is full ({free}): make room, or give another --results"
-
-
-def encode(value: Any) -> Any:
-    """JSON for facts: tensors become float16 in base64 (masks: 40 kB for ResNet-110)."""
-    if isinstance(value, Tensor):
-        half = value.detach().cpu().half()
-        data = base64.b64encode(half.numpy().tobytes()).decode()
-        return {"float16": data, "shape": list(half.shape)}
-    if isinstance(value, dict):
-        return {str(k): encode(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [encode(v) for v in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
-
-
-def decode(value: Any) -> np.ndarray:
-    """Array of an encoded tensor."""
-    raw = np.frombuffer(base64.b64decode(value["float16"]), dtype=np.float16)
-    return raw.reshape(value["shape"]).astype(np.float32)
-
-
-def curve_csv(rows: list[dict[str, Any]]) -> str:
-    """One line per epoch; numbers as Python prints them."""
-    columns = ["phase", "epoch", "images", "lr", "loss", "val_top1"]
-    text = io.StringIO()
-    text.write(",".join(columns) + "\n")
-    for row in rows:
-        text.write(",".join("" if row[c] is None else str(row[c]) for c in columns) + "\n")
-    return text.getvalue()
-
-
-def weights_digest(state: dict[str, Tensor]) -> str:
-    """16 hex digits over names, types, shapes and bits."""
-    hasher = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        hasher.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.dim() else b"")
-        hasher.update(repr(tensor.item()).encode() if not tensor.dim() else b"")
-    return hasher.hexdigest()[:16]

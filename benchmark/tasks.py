@@ -22,12 +22,12 @@ from benchmark.errors import BadInput, is_full
 from benchmark.execute import run_one
 from benchmark.images import BatchSource
 from benchmark.ledger import BudgetExceeded
+from benchmark.phase import Diverged
 from benchmark.planning import BadMethod, scores_key
 from benchmark.runlog import RunLog
 from benchmark.spec import RunSpec
 from benchmark.store import Store, full_disk
 from benchmark.sweep import Cell, Options, preset_of
-from benchmark.trainer import Diverged
 from methods import build as build_method
 from methods import find
 from methods.api import Unsupported

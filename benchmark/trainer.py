@@ -10,21 +10,21 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark import checkpoint
-from benchmark.checkpoint import Checkpoints, Memory, Moment, quiet
-from benchmark.environment import hardware_kind
+from benchmark.checkpoint import Checkpoints, quiet
 from benchmark.evaluation import evaluate
 from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.noise import keyed_uniform
+from benchmark.phase import Diverged, EpochMemory, EpochRow, Phase, trained_only
 from benchmark.schedule import Schedule, even, make_optimizer, order_of, phase_seed, rate_at
 from benchmark.spec import Precision, Recipe
 
@@ -33,86 +33,8 @@ SCORE_BATCH = 128
 Progress = Callable[[str, int, int], None]  # phase, done, total
 
 
-class Diverged(Exception):
-    """The loss stopped being finite."""
-
-
 def silent(phase: str, done: int, total: int) -> None:
     """No progress display."""
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """One line of curve.csv."""
-
-    phase: str
-    epoch: float
-    images: int
-    lr: float
-    loss: float
-    val_top1: float | None
-
-    def __str__(self) -> str:
-        val = "" if self.val_top1 is None else f", validation {100 * self.val_top1:.2f} %"
-        return f"{self.phase} {self.epoch:g} epochs: loss {self.loss:.4f}{val}, rate {self.lr:.2g}"
-
-
-class EpochMemory(Memory, Protocol):
-    """A memory that looks at the network after every epoch."""
-
-    def after_epoch(self, row: EpochRow) -> None: ...
-
-
-@contextlib.contextmanager
-def trained_only(net: nn.Module, modules: Mapping[str, nn.Module] | None) -> Iterator[None]:
-    """Within the block only these modules learn: other parameters and all running statistics stay
-    as they are. None: everything learns."""
-    if modules is None:
-        yield
-        return
-    own = {id(p) for m in modules.values() for p in m.parameters()}
-    frozen = [(p, p.requires_grad) for p in net.parameters() if id(p) not in own]
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    counts = [
-        m.num_batches_tracked.clone() if m.num_batches_tracked is not None else None for m in norms
-    ]
-    momenta = [m.momentum for m in norms]
-    for parameter, _ in frozen:
-        parameter.requires_grad_(False)
-    for norm in norms:
-        norm.momentum = 0.0  # batch statistics in forward, running statistics untouched
-    try:
-        yield
-    finally:
-        for parameter, flag in frozen:
-            parameter.requires_grad_(flag)
-        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked = count
-
-
-@dataclass
-class Phase:
-    """One training phase under way."""
-
-    name: str
-    net: nn.Module
-    recipe: Recipe
-    schedule: Schedule
-    optimizer: torch.optim.Optimizer
-    penalty: Callable[[], Tensor] | None
-    memory: EpochMemory | None
-    validate: bool
-    step: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    loss: Tensor = field(default_factory=lambda: torch.zeros(()))  # summed over the epoch's images
-    since: float = 0.0  # when the clock was read last
-
-    def clock(self) -> None:
-        """Count the seconds since the clock was read last."""
-        now = time.perf_counter()
-        self.seconds, self.since = self.seconds + now - self.since, now
 
 
 @dataclass
@@ -293,47 +215,16 @@ class Trainer:
         self._keep(run)
 
     def _keep(self, run: Phase) -> None:
-        """A checkpoint of the phase as it is now."""
-        if self.checkpoints is None:
-            return
-        own = Moment(
-            {"loss": run.loss},
-            {
-                "step": run.step,
-                "images": run.images,
-                "seconds": run.seconds,
-                "curve": [asdict(row) for row in self.curve if row.phase == run.name],
-                "machines": [*self.resumed, hardware_kind()],
-            },
-        )
-        parts = {
-            "phase": own,
-            "net": Moment(checkpoint.network_tensors(run.net), {}),
-            "optimizer": Moment(checkpoint.optimizer_state(run.optimizer), {}),
-            "random": checkpoint.random_states(),
-        }
-        if run.memory is not None:
-            parts["memory"] = run.memory.state()
-        self.checkpoints.save(run.name, run.step, checkpoint.joined(**parts))
+        if self.checkpoints is not None:
+            run.keep(self.checkpoints, self.curve, self.resumed)
 
     def _restore(self, run: Phase) -> None:
-        """Continue where the last whole checkpoint of the phase was written. The precision is fp32
-        or bf16, so there is no loss scaler; the rate and the order follow from the step."""
+        """Go on from the last whole checkpoint of the phase, if there is one."""
         found = None if self.checkpoints is None else self.checkpoints.last(run.name)
-        if found is None:
-            return
-        own = checkpoint.part(found, "phase")
-        checkpoint.restore_network(run.net, checkpoint.part(found, "net").tensors)
-        checkpoint.restore_optimizer(run.optimizer, checkpoint.part(found, "optimizer").tensors)
-        checkpoint.restore_random_states(checkpoint.part(found, "random"))
-        if run.memory is not None:
-            run.memory.restore(checkpoint.part(found, "memory"))
-        run.loss.copy_(own.tensors["loss"])
-        run.step, run.images = own.facts["step"], own.facts["images"]
-        run.seconds = own.facts["seconds"]
-        self.curve += [EpochRow(**row) for row in own.facts["curve"]]
-        self.resumed = list(own.facts["machines"])
-        self.log(f"{run.name} goes on after step {run.step} of {run.schedule.steps}")
+        if found is not None:
+            curve, self.resumed = run.restore(found)
+            self.curve += curve
+            self.log(f"{run.name} goes on after step {run.step} of {run.schedule.steps}")
 
     def _step(
         self,

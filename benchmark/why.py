@@ -27,7 +27,8 @@ def main(
     """
     store = Store(results)
     work = find_work(run, store)
-    console().print(sentence(state_of(work, store), store), highlight=False, markup=False)
+    said = sentence(state_of(work, store), store)
+    console().print(said, highlight=False, markup=False, soft_wrap=True)
     return DONE
 
 

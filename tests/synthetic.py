@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmark.encoding import encode
 from benchmark.images import DataIdentity
 from benchmark.measure import Cost
 from benchmark.record import (
@@ -20,7 +21,7 @@ from benchmark.record import (
     Spent,
 )
 from benchmark.spec import ArchIdentity, MethodIdentity, Recipe, RunSpec, Seeds, Start
-from benchmark.store import Store, encode
+from benchmark.store import Store
 from methods.api import Plan
 
 BASELINE = Recipe(epochs=30, lr=0.1)

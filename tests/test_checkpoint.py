@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from benchmark import checkpoint
 from benchmark.checkpoint import Checkpoints, Moment, Torn, read_moment
+from benchmark.phase import Diverged, EpochRow
 from benchmark.spec import Recipe
-from benchmark.trainer import Diverged, EpochRow
 
 
 class Stop(Exception):

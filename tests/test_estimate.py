@@ -351,6 +351,16 @@ def test_a_probed_run_is_the_sum_of_its_parts(tmp_path: Path) -> None:
     assert found.low == pytest.approx(PROBED.low * (passed + rest))
 
 
+def test_preparation_without_a_record_is_charged_or_granted(tmp_path: Path) -> None:
+    chosen = options(tmp_path, methods=["slimming"], preparation=["charged", "free"])
+    charged, granted = seconds_of(chosen)
+    (half,) = seconds_of(options(tmp_path))
+    (whole,) = seconds_of(options(tmp_path, epochs=2.0))
+    aside = (65 + VAL) / 3  # of the epoch more, whose images are TRAIN
+    more = (whole.middle - half.middle) * (TRAIN / 2) / (TRAIN + aside)
+    assert granted.middle - charged.middle == pytest.approx(more)
+
+
 def test_a_busy_machine_raises_the_high_end_and_not_the_low_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from benchmark import archs, load, planning
 from benchmark.context import Context
+from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.evaluation import evaluate
 from benchmark.execute import run_one
@@ -20,7 +21,7 @@ from benchmark.images import BatchSource
 from benchmark.ledger import BudgetExceeded
 from benchmark.record import RunRecord
 from benchmark.spec import ArchIdentity, MethodIdentity, RunSpec, Seeds, Start
-from benchmark.store import Store, weights_digest
+from benchmark.store import Store
 from methods import find
 from methods.api import Method, Unsupported
 

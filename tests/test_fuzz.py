@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from benchmark.archs import load_weights, parse_checkpoint, read_checkpoint
+from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.files import dump_json
 from benchmark.load import parse_plan, read_plan
 from benchmark.readers import _decode
 from benchmark.record import parse_record, read_record
 from benchmark.spec import RunSpec
-from benchmark.store import weights_digest
 from benchmark.sweep import parse_options
 from methods import FOLDER, Entry, UnknownMethod, parse_card
 from methods.api import Method

@@ -12,8 +12,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.lines import Line2D
 
 from benchmark import frames, looks, maskplot, plots
+from benchmark.encoding import decode
 from benchmark.record import RunRecord
-from benchmark.store import Store, decode
+from benchmark.store import Store
 from methods import all_names
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from benchmark.encoding import decode, encode, weights_digest
 from benchmark.errors import BadInput
 from benchmark.files import write_text
 from benchmark.record import read_record
-from benchmark.store import (
-    Stage,
-    Store,
-    check_writable,
-    decode,
-    encode,
-    weights_digest,
-)
+from benchmark.store import Stage, Store, check_writable
 
 
 def a_record(root: Path) -> tuple[Store, Path]:
@@ -79,7 +72,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("benchmark.store.save_file", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         Store(tmp_path).publish_stage("dense", "k", Stage({"a": torch.ones(1)}, {}))
     assert Store(tmp_path).stage("dense", "k") is None
@@ -98,27 +91,66 @@ def test_attempts_are_numbered_and_vanish_behind_a_record(tmp_path: Path) -> Non
     assert store.last_attempts() == []
 
 
-def _make(root: str) -> None:
-    store = Store(Path(root))
-    with store.only_one("dense", "k"):
-        if store.stage("dense", "k") is None:
-            with (Path(root) / "made").open("a") as log:
-                log.write("x")
-            store.publish_stage("dense", "k", Stage({"a": torch.ones(3)}, {"n": 1}))
+@pytest.mark.parametrize("damage", ["tensors.safetensors", "facts.json", "missing"])
+def test_a_damaged_stage_is_made_again_with_a_warning(damage: str, tmp_path: Path) -> None:
+    store, said = Store(tmp_path), list[str]()
+    whole = Stage({"a": torch.ones(3)}, {"n": 1})
+    store.publish_stage("dense", "k", whole)
+    victim = tmp_path / "stages" / "dense-k" / damage.replace("missing", "tensors.safetensors")
+    victim.write_bytes(victim.read_bytes()[:-5])
+    if damage == "missing":
+        victim.unlink()
+    assert store.stage("dense", "k", said.append) is None
+    assert [line.startswith("warning: stage dense-k is damaged") for line in said] == [True]
+    store.publish_stage("dense", "k", whole)
+    again = store.stage("dense", "k", said.append)
+    assert again is not None
+    assert torch.equal(again.tensors["a"], torch.ones(3))
+    assert len(said) == 1
 
 
-def test_processes_that_need_one_stage_make_it_once(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("fork")
-    workers = [spawn.Process(target=_make, args=(str(tmp_path),)) for _ in range(6)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [w.exitcode for w in workers] == [0] * 6
-    assert (tmp_path / "made").read_text() == "x"
-    stage = Store(tmp_path).stage("dense", "k")
-    assert stage is not None
-    assert torch.equal(stage.tensors["a"], torch.ones(3))
+def test_a_fact_that_was_changed_is_seen(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.publish_stage("scores", "k", Stage({"a": torch.ones(3)}, {"images": 1}))
+    path = tmp_path / "stages" / "scores-k" / "facts.json"
+    path.write_text(path.read_text().replace('"images": 1', '"images": 2'))
+    assert store.stage("scores", "k") is None
+
+
+def test_what_a_killed_process_left_half_written_is_no_record(tmp_path: Path) -> None:
+    store, path = a_record(tmp_path)
+    draft = path.parent.with_name(".draft-abc")
+    draft.mkdir()
+    (draft / "record.json").write_bytes(path.read_bytes())
+    assert store.record_paths() == [path]
+
+
+def test_on_a_full_disk_the_ballast_makes_room_for_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, spec = Store(tmp_path), synthetic.spec("l1norm", 0)
+    store.take_ballast()
+    (ballast,) = (tmp_path / "attempts").iterdir()
+
+    def full_while_it_lies_there(path: Path, text: str) -> None:
+        if ballast.exists():
+            raise OSError(28, "No space left on device")
+        write_text(path, text)
+
+    monkeypatch.setattr("benchmark.store.write_text", full_while_it_lies_there)
+    store.write_attempt(spec, "failed", "the disk is full")
+    (attempt,) = store.last_attempts()
+    assert attempt.reason == "the disk is full"
+    assert not ballast.exists()
+
+
+def test_attempts_that_cannot_be_read_do_not_hide_the_others(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for method in ("l1norm", "random"):
+        store.write_attempt(synthetic.spec(method, 0), "failed", method)
+    broken = next((tmp_path / "attempts").rglob("l1norm/*/000.json"))
+    broken.write_text('{"run_id": 1}')
+    assert [a.reason for a in store.last_attempts()] == ["random"]
 
 
 @given(

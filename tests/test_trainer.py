@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from benchmark.evaluation import evaluate
 from benchmark.images import BatchSource, Images
 from benchmark.ledger import BudgetExceeded, Ledger
+from benchmark.phase import Diverged, trained_only
 from benchmark.schedule import Schedule, order_of, phase_seed, rate_at
 from benchmark.spec import Recipe
-from benchmark.trainer import Diverged, trained_only
 
 
 class Oracle(nn.Module):
