@@ -219,6 +219,7 @@ def check_agreement(
     stable?"""
     if scores is None or not (method.stochastic and method.informed):
         return None
+    context.log("scoring once more with another seed: is the choice stable?")
     seeds = Seeds(dense=spec.seeds.dense, run=spec.seeds.run + SECOND_SEED)
     other_spec = spec.model_copy(update={"seeds": seeds})
     test = BatchSource(context.data.test, spec.data, context.device)

@@ -28,7 +28,7 @@ from methods.api import Budget, Plan, Unsupported
 
 CUT = 0.5  # share of MACs that the pruned network of a probe has lost
 ROUNDS = 3  # the median counts
-LONGEST = 0.15  # seconds of one round: of heavier networks fewer images are timed
+LONGEST = 0.1  # seconds of one round: of heavier networks fewer images are timed
 WARM_UP = 8  # images of the first pass, which is not timed but tells how many to take
 LATENCY = {1: 33, 128: 9}  # passes per batch size and network of `measure.latency`
 ENOUGH = 3  # records whose spread says how much it varies; of fewer a wider range is given
@@ -77,7 +77,7 @@ def among(values: Sequence[Seconds]) -> Seconds:
 
 
 PROBED = Seconds(0.7, 1.0, 1.6)  # from a probe to a run
-OF_FEW = Seconds(0.7, 1.0, 1.4)  # from one or two earlier runs to the next
+OF_FEW = Seconds(0.7, 1.0, 1.5)  # from one or two earlier runs to the next
 OF_MANY = Seconds(0.85, 1.0, 1.2)  # beyond the range of more of them
 
 
@@ -194,10 +194,11 @@ class Probe:
 
     def step(self, batch: int, kept: float) -> Seconds:
         """Per image of a training step with this share of the MACs."""
-        whole, cut = self.price("train", batch), self.price("cut", batch)
-        saved = min(max(0.0, whole - cut), whole * (1 - self.kept))
-        share = saved / (1 - self.kept) if self.kept < 1 else 0.0
-        return self.range * (whole - share * (1 - kept))
+        whole, cut = self.price("train", batch), 1 - self.kept
+        if kept == 1 or not cut:
+            return self.range * whole
+        saved = min(max(0.0, whole - self.price("cut", batch)), whole * cut)
+        return self.range * (whole - saved * (1 - kept) / cut)
 
     def rest(self, figures: int, compared: bool) -> Seconds:
         """Of a run besides what passes images in proportion to its budget. `figures`: images of

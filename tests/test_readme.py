@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import tomllib
@@ -77,3 +78,33 @@ def test_the_demo_is_the_grid_the_readme_describes() -> None:
     cells = expand(options_from(demo), tiny.data())
     assert not any(c.blocked for c in cells)
     assert len(cells) == (7 * 2 + 1) * 2
+
+
+PAGE = (ROOT / "docs/when-something-goes-wrong.md").read_text(encoding="utf-8")
+VERBS = ["status", "why", "logs", "retry", "reproduce", "merge", "clean", "doctor"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_is_in_the_readme_and_shown_on_its_page(verb: str) -> None:
+    assert f"python -m benchmark.{verb}" in TEXT
+    assert f"## {verb}\n\n    $ python -m benchmark.{verb} " in PAGE
+
+
+def test_the_commands_of_the_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with the run ids of a grid of our own in place of those shown."""
+    grid = (
+        "--methods l1norm,hrank --arch resnet8 --dataset digits --preset demo --epochs 0.5 "
+        "--set baseline.epochs=1 --jobs 1"
+    ).split()
+    monkeypatch.chdir(tmp_path)
+    for place in ("results-x", "results-y"):
+        assert invoke(run.main, [*grid, "--results", place]) == DONE
+    ids = [r.run_id for r in Store(tmp_path / "results-x").records()]
+    for command in re.findall(r"\$ (python -m benchmark\.[^\n]+)", PAGE):
+        _, _, module, *words = shlex.split(command)
+        shown = iter(ids)
+        words = [next(shown) if re.fullmatch("[0-9a-f]{4}", w) else w for w in words]
+        assert invoke(importlib.import_module(module).main, words) == DONE, command
+    assert "reproduced: equal to the bit" in capsys.readouterr().out
