@@ -140,13 +140,18 @@ def show_outcome(
         highlight=False,
         soft_wrap=True,
     )
-    for hint in hints(options):
+    for hint in hints(options, failed):
         screen.print(f"Next: {hint}", highlight=False, soft_wrap=True)
 
 
-def hints(options: Options) -> list[str]:
+def hints(options: Options, failed: int) -> list[str]:
     """What to try next."""
     found = []
+    if failed:
+        found.append(
+            f"python -m benchmark.status --results {options.results} says why cells failed, "
+            f"python -m benchmark.retry --failed --results {options.results} tries them again"
+        )
     if len(options.seeds) < LEAST_SEEDS:
         found.append("--seeds 0,1,2 for intervals and ranks; finished runs are not repeated")
     if options.dataset == "digits":

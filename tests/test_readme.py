@@ -94,10 +94,10 @@ def test_the_commands_of_the_page_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each with the run ids of a grid of our own in place of those shown."""
-    grid = (
+    grid = shlex.split(
         "--methods l1norm,hrank --arch resnet8 --dataset digits --preset demo --epochs 0.5 "
         "--set baseline.epochs=1 --jobs 1"
-    ).split()
+    )
     monkeypatch.chdir(tmp_path)
     for place in ("results-x", "results-y"):
         assert invoke(run.main, [*grid, "--results", place]) == DONE
