@@ -119,7 +119,7 @@ def _dense_cells(cells: Iterable[Cell], options: Options) -> dict[str, Cell]:
     for cell in (c for c in cells if c.spec.start.kind != "random"):
         method = build_method(cell.entry, cell.spec.method.params)
         key = baseline.stage_key(cell.spec, method.own_dense)
-        if key not in found and store.stage("dense", key) is None:
+        if key not in found and not store.has_stage("dense", key):
             found[key] = cell
     return found
 

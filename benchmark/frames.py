@@ -5,7 +5,6 @@ Text columns are plain strings and all others floats, so that plots and CSV file
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from benchmark import boards, columns
 from benchmark.boards import Row
 from benchmark.columns import LEADERBOARD, MEANS, MEDIANS, QUANTITIES, RECORD, RUNS, SPEC, Column
 from benchmark.compare import kept_overlap
-from benchmark.record import RunRecord
+from benchmark.record import RunRecord, read_plan
 from benchmark.spec import RunSpec
 from benchmark.store import Attempt, Store
 from methods import UnknownMethod, find
@@ -220,11 +219,10 @@ def _best_test(store: Store, spec: RunSpec) -> float | None:
     return max((float(f["best_test_top1"]) for f in found), default=None)
 
 
-def read_plan(store: Store, spec: RunSpec) -> dict[str, list[int]]:
+def kept_units(store: Store, spec: RunSpec) -> dict[str, list[int]]:
     """Kept units per group of a finished run."""
-    path = store.run_folder(spec) / "plan.json"
-    keep: dict[str, list[int]] = json.loads(path.read_text(encoding="utf-8"))["keep"]
-    return keep
+    plan = read_plan(store.run_folder(spec) / "plan.json")
+    return {group: list(kept) for group, kept in plan.keep.items()}
 
 
 def _overlaps(store: Store, records: list[RunRecord]) -> dict[str, float]:
@@ -232,7 +230,7 @@ def _overlaps(store: Store, records: list[RunRecord]) -> dict[str, float]:
     cells: dict[str, dict[str, dict[str, list[int]]]] = defaultdict(dict)
     for record in records:
         if record.spec.start.kind == "checkpoint":
-            cells[record.spec.cell().run_id][record.run_id] = read_plan(store, record.spec)
+            cells[record.spec.cell().run_id][record.run_id] = kept_units(store, record.spec)
     return {
         run: float(np.mean([kept_overlap(own, p) for other, p in plans.items() if other != run]))
         for plans in cells.values()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -13,7 +12,7 @@ from benchmark import baseline, frames
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.network import Network
-from benchmark.record import RECORD, one_line, parse_json, read_record
+from benchmark.record import RECORD, one_line, read_plan, read_record
 from benchmark.spec import RunSpec
 from benchmark.store import Stage, Store
 from methods.api import Plan
@@ -64,31 +63,6 @@ def load_pruned(run: str | Path, results: str | Path = "results") -> nn.Module:
 def rebuild(spec: RunSpec, plan: Plan) -> nn.Module:
     """The architecture of the run with the planned channels removed; weights are random."""
     return Network(baseline.new_model(spec), baseline.example(spec), spec.scope).remove(plan)
-
-
-def read_plan(path: Path) -> Plan:
-    """Kept channels from `plan.json`.
-
-    Raises:
-        BadInput: not a plan.
-    """
-    try:
-        return parse_plan(path.read_bytes(), str(path))
-    except OSError as error:
-        raise BadInput(f"{path} is not a pruning plan: {one_line(error)}") from error
-
-
-def parse_plan(raw: bytes, place: str) -> Plan:
-    """The plan in these bytes; `place` names them in errors.
-
-    Raises:
-        BadInput: not a plan.
-    """
-    try:
-        keep = parse_json(raw)["keep"]
-        return Plan({group: tuple(map(_unit, kept)) for group, kept in keep.items()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{place} is not a pruning plan: {one_line(error)}") from error
 
 
 def find_run(run: str | Path, results: Path) -> Path:
@@ -143,9 +117,3 @@ def _final_weights(root: Path, run_id: str) -> Stage | None:
         return Store(root).stage("final", run_id)
     except OSError:  # damaged, in a place where it cannot be thrown away
         return None
-
-
-def _unit(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError("kept units are numbers from 0")
-    return value

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmark.encoding import decode
-from benchmark.frames import read_plan
+from benchmark.frames import kept_units
 from benchmark.record import RunRecord
 from benchmark.store import Store
 
@@ -34,7 +34,7 @@ def masks(store: Store, record: RunRecord, title: str) -> Figure:
     stored = record.method_facts["class_masks"]
     layers = chosen([g for g in record.groups if g in stored])
     values = {layer: decode(stored[layer]) for layer in layers}  # (K, C) each
-    keep = read_plan(store, record.spec)
+    keep = kept_units(store, record.spec)
     columns = min(3, len(layers))
     rows = math.ceil(len(layers) / columns)
     figure = Figure(figsize=(1.0 + 3.3 * columns, 1.3 + 1.9 * rows), layout="constrained")

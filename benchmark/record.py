@@ -14,6 +14,7 @@ from benchmark.errors import BadInput
 from benchmark.measure import Cost
 from benchmark.migrate import migrated
 from benchmark.spec import SCHEMA, Frozen, RunSpec
+from methods.api import Plan
 
 RECORD = "record.json"
 DEEPEST = 64  # levels of JSON; Python's own functions fail at a thousand, each in its way
@@ -202,3 +203,34 @@ def one_line(said: object, quoted: bool = False) -> str:
         line = "what cannot be shown"
     line = "".join(c if c.isprintable() else "?" for c in line)
     return line if len(line) <= 200 else f"{line[:200]}..."
+
+
+def read_plan(path: Path) -> Plan:
+    """Kept channels from `plan.json`.
+
+    Raises:
+        BadInput: not a plan.
+    """
+    try:
+        return parse_plan(path.read_bytes(), str(path))
+    except OSError as error:
+        raise BadInput(f"{path} is not a pruning plan: {one_line(error)}") from error
+
+
+def parse_plan(raw: bytes, place: str) -> Plan:
+    """The plan in these bytes; `place` names them in errors.
+
+    Raises:
+        BadInput: not a plan.
+    """
+    try:
+        keep = parse_json(raw)["keep"]
+        return Plan({group: tuple(map(_unit, kept)) for group, kept in keep.items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{place} is not a pruning plan: {one_line(error)}") from error
+
+
+def _unit(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("kept units are numbers from 0")
+    return value

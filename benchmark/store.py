@@ -27,7 +27,7 @@ from benchmark.claims import Claims
 from benchmark.encoding import curve_csv
 from benchmark.errors import BadInput, is_full
 from benchmark.files import DRAFT, dump_json, new_folder, write_bytes, write_text
-from benchmark.record import RECORD, RunRecord, read_record
+from benchmark.record import RECORD, RunRecord, one_line, parse_json, read_record
 from benchmark.spec import RunSpec
 from methods.api import Plan
 
@@ -125,9 +125,13 @@ class Store:
         return path
 
     def measurements(self, spec: RunSpec, kind: str) -> list[dict[str, Any]]:
-        """All measurements of a kind, sorted by name."""
+        """All measurements of a kind, sorted by name.
+
+        Raises:
+            BadInput: one of them cannot be read.
+        """
         folder = self.run_folder(spec) / "measurements"
-        return [json.loads(p.read_text("utf-8")) for p in sorted(folder.glob(f"{kind}-*.json"))]
+        return [_read_measurement(path) for path in sorted(folder.glob(f"{kind}-*.json"))]
 
     # ---- attempts ------------------------------------------------------------------------------
 
@@ -211,6 +215,16 @@ class Store:
 
     def _stage_folder(self, kind: str, key: str) -> Path:
         return self.stages / f"{kind}-{key}"
+
+
+def _read_measurement(path: Path) -> dict[str, Any]:
+    try:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} is not a measurement: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} is not a measurement")
+    return content
 
 
 def _stage_digest(content: bytes, facts: dict[str, Any]) -> str:

@@ -24,7 +24,8 @@ from benchmark.execute import run_one
 from benchmark.images import Images
 from benchmark.runlog import RunLog
 from benchmark.store import Store
-from benchmark.sweep import Cell, expand, options_from
+from benchmark.sweep import Cell, Options, expand, options_from
+from benchmark.tasks import is_finished
 from methods import find
 
 ARCH = "killnet"
@@ -51,6 +52,10 @@ def data() -> Any:
     return replace(whole, identity=identity, train=train, val=val, test=test)
 
 
+def options(root: str | Path = "results") -> Options:
+    return options_from({"results": root, "optimistic": True})
+
+
 def cell(method: str) -> Cell:
     words = WORDS | {"methods": [method]}
     words["set"] = {
@@ -68,7 +73,7 @@ def run(root: str, method: str, every: float = 0.0) -> None:
     log = RunLog(Path(root) / "logs" / "run.log")
     context = Context(Store(Path(root)), data(), log=log, optimistic=True, checkpoint_seconds=every)
     with context.store.claims.take("run", found.spec.run_id, log=log):
-        if not context.store.has(found.spec):
+        if not is_finished(found.spec, options(root)):
             run_one(found.spec, find(method), context)
 
 

@@ -24,9 +24,8 @@ from benchmark.archs import load_weights, parse_checkpoint, read_checkpoint
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.files import dump_json
-from benchmark.load import parse_plan, read_plan
 from benchmark.readers import _decode
-from benchmark.record import parse_record, read_record
+from benchmark.record import parse_plan, parse_record, read_plan, read_record
 from benchmark.spec import RunSpec
 from benchmark.sweep import parse_options
 from methods import FOLDER, Entry, UnknownMethod, parse_card
@@ -199,6 +198,7 @@ class Runs:
         return os.system, (self.command,)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("form", ["pickle", "zip", "legacy"])
 @pytest.mark.parametrize("name", ["record.json", "plan.json", "net.safetensors", "net.pt"])
 def test_no_reader_runs_what_a_pickle_says(name: str, form: str, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 from benchmark.archs import build, load_weights
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
-from benchmark.load import find_run, load_pruned, parse_plan, read_plan, rebuild, run_id_of
-from benchmark.record import RunRecord, read_record
+from benchmark.load import find_run, load_pruned, rebuild, run_id_of
+from benchmark.record import RunRecord, parse_plan, read_plan, read_record
 from benchmark.store import Stage, Store
 
 V1 = Path(__file__).parent / "records" / "v1"

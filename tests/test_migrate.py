@@ -12,9 +12,8 @@ from pydantic import ValidationError
 
 from benchmark.errors import BadInput
 from benchmark.images import DataIdentity
-from benchmark.load import parse_plan
 from benchmark.migrate import MIGRATIONS
-from benchmark.record import RunRecord, parse_record, read_record
+from benchmark.record import RunRecord, parse_plan, parse_record, read_record
 from benchmark.spec import (
     SCHEMA,
     ArchIdentity,

@@ -189,3 +189,13 @@ def test_unwritable_results_are_explained(tmp_path: Path) -> None:
     blocker.write_text("")
     with pytest.raises(BadInput, match="not writable"):
         check_writable(blocker / "results")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "NaN", "\x00"])
+def test_a_measurement_that_cannot_be_read_is_named(text: str, tmp_path: Path) -> None:
+    store, path = a_record(tmp_path)
+    spec = read_record(path).spec
+    strange = path.parent / "measurements" / "optimistic-a.json"
+    write_text(strange, text)
+    with pytest.raises(BadInput, match="optimistic-a.json is not a measurement"):
+        store.measurements(spec, "optimistic")
