@@ -15,9 +15,13 @@ import torch
 PACKAGES = ("torch", "torchvision", "fvcore", "torch-pruning", "numpy", "scikit-learn")
 
 
-@cache
 def describe() -> dict[str, Any]:
-    """Git commit and dirty flag, versions, processor, GPU, determinism flags."""
+    """Git commit and dirty flag, versions, processor, GPU; whether torch is deterministic now."""
+    return _machine() | {"deterministic": torch.are_deterministic_algorithms_enabled()}
+
+
+@cache
+def _machine() -> dict[str, Any]:
     return {
         "git": _git(),
         "python": platform.python_version(),
@@ -25,7 +29,6 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
 
 

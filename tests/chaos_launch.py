@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib
 import sys
 
-import killing  # noqa: F401  (registers the architecture)
+import killing
 
 from benchmark.cli import invoke
+
+killing.register()
 
 if __name__ == "__main__":
     verb = importlib.import_module(f"benchmark.{sys.argv[1]}")

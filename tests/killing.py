@@ -28,15 +28,19 @@ from benchmark.sweep import Cell, Options, expand, options_from
 from benchmark.tasks import is_finished
 from methods import find
 
-ARCH = "killnet"
-archs.ARCHS[ARCH] = replace(
-    archs.ARCHS["resnet8"], build=lambda classes: CifarResNet(8, classes, width=2)
-)
+ARCH, WIDTH = "killnet", 2
 WORDS: dict[str, Any] = {
     "arch": ARCH, "dataset": "digits", "preset": "demo", "epochs": 3, "optimistic": True,
     "set": {"baseline.epochs": 2, "baseline.batch_size": 25, "recovery.batch_size": 25,
             "cpli.num_images": 50, "cpli.positions": 4},
 }  # fmt: skip
+
+
+def register() -> None:
+    """Make the architecture known in this process."""
+    archs.ARCHS[ARCH] = replace(
+        archs.ARCHS["resnet8"], build=lambda classes: CifarResNet(8, classes, width=WIDTH)
+    )
 
 
 def data() -> Any:
@@ -68,6 +72,7 @@ def cell(method: str) -> Cell:
 
 def run(root: str, method: str, every: float = 0.0) -> None:
     """One run, with a checkpoint at every step unless said."""
+    register()
     torch.set_num_threads(1)
     found = cell(method)
     log = RunLog(Path(root) / "logs" / "run.log")
