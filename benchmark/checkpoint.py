@@ -20,11 +20,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from benchmark.files import write_bytes
+from benchmark.record import parse_json
 
 KEPT = 2  # checkpoints of a phase: the one before serves where the last is torn
 EVERY = 600.0  # seconds between checkpoints within an epoch
@@ -110,13 +111,29 @@ def read_moment(path: Path) -> Moment:
     if match is None:
         raise Torn(f"{path.name} has not the name of a checkpoint")
     try:
-        if _digest(path.read_bytes()) != match["digest"]:
-            raise Torn(f"checkpoint {path.name} is torn: its content is not what its name says")
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-            return Moment({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise Torn(f"checkpoint {path.name} cannot be read ({type(error).__name__})") from error
+    if _digest(content) != match["digest"]:
+        raise Torn(f"checkpoint {path.name} is torn: its content is not what its name says")
+    return parse_moment(content, path.name)
+
+
+def parse_moment(content: bytes, name: str) -> Moment:
+    """The checkpoint in these bytes; `name` names them in errors.
+
+    Raises:
+        Torn: not a checkpoint.
+    """
+    try:
+        tensors = load(content)
+        length = int.from_bytes(content[:8], "little")
+        facts = parse_json(parse_json(content[8 : 8 + length])["__metadata__"]["facts"].encode())
+        if not isinstance(facts, dict):
+            raise ValueError("no facts")
+        return Moment(tensors, facts)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Torn(f"checkpoint {name} cannot be read ({type(error).__name__})") from error
 
 
 def _digest(content: bytes) -> str:

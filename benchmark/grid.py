@@ -45,9 +45,19 @@ class Grid:
     work: tuple[Planned, ...]
 
 
+def settled(options: Options) -> Options:
+    """With full paths, so that it means the same from any working directory."""
+    full = {
+        name: None if path is None else path.resolve()
+        for name, path in (("data_dir", options.data_dir), ("checkpoint", options.checkpoint))
+    }
+    methods = [str(Path(m).resolve()) if m.endswith(".py") else m for m in options.methods]
+    return options.model_copy(update=full | {"methods": methods})
+
+
 def grid_key(options: Options) -> str:
-    """The same grid whoever runs it, wherever."""
-    return digest(options.model_dump(mode="json", exclude=ELSEWHERE), 12)
+    """The same grid whoever launches it, from wherever."""
+    return digest(settled(options).model_dump(mode="json", exclude=ELSEWHERE), 12)
 
 
 def write_grid(
@@ -73,7 +83,7 @@ def write_grid(
     have = {w.key for w in work}
     work += [w for w in before.work if w.kind == "dense" and w.key not in have] if before else []
     content = {
-        "options": options.model_dump(mode="json"),
+        "options": settled(options).model_dump(mode="json"),
         "started": time.time(),
         "jobs": jobs,
         "work": [asdict(w) | {"spec": w.spec.model_dump(mode="json")} for w in work],

@@ -19,7 +19,7 @@ from benchmark.estimate import compare, dense_tasks, forecast, is_done
 from benchmark.grid import write_grid
 from benchmark.network import Network
 from benchmark.pool import run_tasks, worker_count
-from benchmark.progress import GridProgress
+from benchmark.progress import GridProgress, counted
 from benchmark.store import Store
 from benchmark.sweep import Cell, Options
 from benchmark.tasks import task_of
@@ -53,7 +53,7 @@ def run_grid(
         ended = list(run_tasks(tasks, jobs, progress))
     if tasks:
         line = compare(expected.total, time.monotonic() - started)
-        console.print(f"{len(tasks)} pieces of work: {line}", highlight=False)
+        console.print(f"{counted(len(tasks), 'piece')} of work: {line}", highlight=False)
     return sum(e.status == "failed" and e.kind == "cell" for e in ended)
 
 

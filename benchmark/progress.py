@@ -29,6 +29,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 @contextlib.contextmanager
 def counting(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
     """A callback (done, total) that draws a bar with n/N and ETA on a terminal, and writes a plain

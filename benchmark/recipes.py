@@ -46,3 +46,16 @@ def override(recipe: Recipe, changes: dict[str, Any], prefix: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(f"{prefix}.{first['loc'][0]}: {first['msg']}") from error
+
+
+def card_recipe(values: dict[str, Any], place: str) -> Recipe:
+    """A recipe as a method's card states it.
+
+    Raises:
+        BadInput: a field is unknown, missing, or does not fit; `place` says where.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"{place}.{first['loc'][0]}: {first['msg']}") from error

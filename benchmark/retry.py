@@ -13,7 +13,7 @@ from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.errors import BadInput
 from benchmark.grid import Grid, read_grids
 from benchmark.launch import preflight, run_grid
-from benchmark.progress import counting
+from benchmark.progress import counted, counting
 from benchmark.state import states
 from benchmark.store import Store, check_writable
 from benchmark.sweep import Options, expand
@@ -58,7 +58,7 @@ def _again(grid: Grid, store: Store, failed: bool, jobs: int | None, screen: Con
     again = [c for c in cells if c.spec.run_id in left]
     if not again:
         raise BadInput(f"{what}: the data, a file or the code changed, so these are other runs now")
-    screen.print(f"{what}: {len(again)} cells again", highlight=False)
+    screen.print(f"{what}: {counted(len(again), 'cell')} again", highlight=False)
     runnable = [c for c in again if not c.blocked]
     if runnable:
         preflight(runnable, options)

@@ -16,7 +16,7 @@ from rich.text import Text
 from benchmark.cli import DONE, console, run_app
 from benchmark.errors import BadInput
 from benchmark.grid import Grid, read_grids
-from benchmark.progress import duration
+from benchmark.progress import counted, duration
 from benchmark.state import OPEN, STATES, Now, pace, remaining, states
 from benchmark.store import Store
 
@@ -95,7 +95,9 @@ def grid_picture(grid: Grid, store: Store) -> list[RenderableType]:
     if notable:
         parts.append(details(notable, pace(rows)))
     blocked = Counter(r.reason for r in rows if r.state in ("n/a", "not run"))
-    parts += [Text(f"  - {n} cells: {reason}", COLOURS["n/a"]) for reason, n in blocked.items()]
+    parts += [
+        Text(f"  - {counted(n, 'cell')}: {reason}", COLOURS["n/a"]) for reason, n in blocked.items()
+    ]
     return parts
 
 
@@ -127,8 +129,8 @@ def summary(rows: list[Now]) -> str:
     said = [f"{counts[s]} {s} ({MARKS[s]})" for s in reversed(STATES) if counts[s]]
     dense = [row for row in rows if row.work.kind == "dense"]
     ready = sum(row.state == "done" for row in dense)
-    networks = f"; {ready} of {len(dense)} dense networks trained" if dense else ""
-    return f"{len(cells)} cells: {', '.join(said)}{networks}"
+    networks = f"; {ready} of {counted(len(dense), 'dense network')} trained" if dense else ""
+    return f"{counted(len(cells), 'cell')}: {', '.join(said)}{networks}"
 
 
 def forecast_line(rows: list[Now], jobs: int, held: bool) -> str:

@@ -21,13 +21,12 @@ from pydantic import (
 from benchmark import archs, baseline
 from benchmark.data import Data
 from benchmark.errors import BadInput
-from benchmark.recipes import baseline_recipe, override, recovery_recipe
+from benchmark.recipes import baseline_recipe, card_recipe, override, recovery_recipe
 from benchmark.record import check_plain, one_line
 from benchmark.spec import (
     Allocation,
     ArchIdentity,
     MethodIdentity,
-    Recipe,
     RunSpec,
     Seeds,
     Start,
@@ -250,12 +249,14 @@ def _paper_cell(options: Options, entry: Entry, arch: ArchIdentity, data: Data, 
     """The paper's own recipe from the method's card; overrides are the user's explicit word."""
     recipe = _recipe(entry, options.arch)
     phases = recipe.get("recovery", {"epochs": 1, "lr": 0.1})
-    recovery = override(Recipe(**phases), _recovery_changes(options), "recovery")
+    place = f"{entry.label}: recipe.{options.arch}"
+    recovery = card_recipe(phases, f"{place}.recovery")
+    recovery = override(recovery, _recovery_changes(options), "recovery")
     start = _start(options, recipe.get("start", "trained"))
     base = None
     if start.kind == "baseline":
         fallback = baseline_recipe("full", data.identity.name).model_dump()
-        base = Recipe(**(recipe.get("baseline") or fallback))
+        base = card_recipe(recipe.get("baseline") or fallback, f"{place}.baseline")
         base = override(base, _settings(options, "baseline"), "baseline")
     params = _params(options, entry, recovery.epochs, recipe.get("params", {}))
     prepared = sum(float(params[name]) for name in entry.cls.shares)

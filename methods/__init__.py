@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import math
+import os
 import re
 import sys
 import tomllib
@@ -117,7 +118,7 @@ def find(label: str) -> Entry:
     """
     if label.endswith(".py") or "/" in label:
         path = Path(label)
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113  (a name too long is no file, not an error)
             raise UnknownMethod(f"method file {label} does not exist")
         if not _FILE_NAME.fullmatch(path.stem):
             raise UnknownMethod(

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from benchmark.archs import load_weights, parse_checkpoint, read_checkpoint
+from benchmark.checkpoint import Torn, parse_moment
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.files import dump_json
@@ -36,6 +37,7 @@ RECORD, PLAN = (V1 / "record.json").read_bytes(), (V1 / "plan.json").read_bytes(
 CARD = (FOLDER / "whitebox.toml").read_bytes()
 ZIPPED, LEGACY = saved(fuzzing.STATE), saved(fuzzing.STATE, zipped=False)
 SAFE = save(fuzzing.STATE)
+MOMENT = save(fuzzing.STATE, metadata={"facts": '{"phase": {"step": 3}}'})
 CONFIG = b"""methods = ["whitebox", "hrank"]
 arch = "resnet20"
 dataset = "imagefolder"
@@ -107,6 +109,15 @@ def safe_checkpoint(raw: bytes) -> None:
     checkpoint(raw, safetensors=True)
 
 
+def moment(raw: bytes) -> None:
+    """A checkpoint whose name fits its content."""
+    try:
+        found = parse_moment(raw, "x")
+    except Torn as error:
+        raise BadInput(str(error)) from error
+    assert isinstance(found.facts, dict)
+
+
 def image(raw: bytes) -> None:
     assert _decode(io.BytesIO(raw), 8).shape == (3, 8, 8)
 
@@ -136,6 +147,8 @@ READERS = {
     "safetensors, altered": Reader(
         safe_checkpoint, fuzzing.states(odd=False).map(save) | damaged(SAFE), SAFE
     ),
+    "moment, any": Reader(moment, anything | fuzzing.safetensors_files()),
+    "moment, altered": Reader(moment, damaged(MOMENT), MOMENT),
     "image, damaged": Reader(image, fuzzing.images()),
 }  # fmt: skip
 

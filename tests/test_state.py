@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import synthetic
 
-from benchmark import clean, doctor, logs, retry, status, why
+from benchmark import clean, doctor, logs, retry, run, status, why
 from benchmark.cli import BAD_INPUT, DONE, FAILED, invoke
 from benchmark.files import dump_json, write_text
 from benchmark.grid import Grid, Planned, read_grids
@@ -137,7 +138,7 @@ def test_status_shows_the_map_the_counts_and_what_needs_a_line(
     assert invoke(status.main, ["--results", str(store.root)]) == DONE
     out = capsys.readouterr().out
     assert "7 cells: 1 n/a (-), 1 done (D), 2 to do (.), 1 failed (F), 1 interrupted (I)" in out
-    assert "0 of 1 dense networks trained" in out
+    assert "0 of 1 dense network trained" in out
     assert "diverged: the loss is not finite" in out
     assert "recovery 3 epochs: loss 0.5" in out
     assert "finished cells took 12 s, estimated 10 s" in out
@@ -150,7 +151,7 @@ def test_watch_ends_when_nothing_is_left(
     synthetic.write(store, synthetic.record(spec))
     write(store, [planned(spec)])
     assert invoke(status.main, ["--watch", "--results", str(tmp_path)]) == DONE
-    assert "1 cells: 1 done (D)" in capsys.readouterr().out
+    assert "1 cell: 1 done (D)" in capsys.readouterr().out
 
 
 def test_what_is_left_follows_estimates_pace_and_workers() -> None:
@@ -272,3 +273,49 @@ def test_doctor_finds_broken_records_and_locks(
 
 def test_the_locks_of_this_file_system_hold(tmp_path: Path) -> None:
     assert doctor.locks_hold(tmp_path)
+
+
+MINE = '''"""Mine."""
+from dataclasses import dataclass
+from pathlib import Path
+from methods.api import Method
+
+@dataclass(frozen=True)
+class Mine(Method):
+    """Fails while a file lies beside it."""
+
+    def score(self, net, trainer):
+        if Path(__file__).with_name("stop").exists():
+            raise RuntimeError("no luck")
+        return {n: net.weight(n).detach().abs().sum((1, 2, 3)) for n in net.layers}
+'''
+
+
+def test_retry_goes_on_from_any_working_directory_with_the_settings_of_the_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, away = tmp_path / "home", tmp_path / "away"
+    for place in (home, away):
+        place.mkdir()
+    (home / "mine.py").write_text(MINE)
+    (home / "stop").touch()
+    monkeypatch.chdir(home)
+    words = "--arch resnet8 --dataset digits --preset demo --epochs 0.5 --set baseline.epochs=1"
+    grid = ["--methods", "./mine.py,l1norm", *words.split(), "--jobs", "1", "--results", "r"]
+    assert invoke(run.main, grid) == FAILED
+    (home / "stop").unlink()
+    monkeypatch.chdir(away)
+    again = ["--failed", "--results", str(home / "r")]
+    assert invoke(retry.main, again) == DONE
+    out = capsys.readouterr().out
+    assert "1 cell again" in out
+    store = Store(home / "r")
+    assert sorted(r.spec.method.name for r in store.records()) == ["l1norm", "mine"]
+    assert len(read_grids(store)) == 1
+    assert invoke(retry.main, again) == DONE
+    assert "nothing to do" in capsys.readouterr().out
+    (home / "mine.py").write_text(MINE.replace("no luck", "bad luck"))  # another method now
+    (record,) = [p for p in store.record_paths() if "mine" in str(p)]
+    shutil.rmtree(record.parent)
+    assert invoke(retry.main, ["--results", str(home / "r")]) == BAD_INPUT
+    assert "these are other runs now" in capsys.readouterr().err

@@ -197,5 +197,5 @@ def test_a_measurement_that_cannot_be_read_is_named(text: str, tmp_path: Path) -
     spec = read_record(path).spec
     strange = path.parent / "measurements" / "optimistic-a.json"
     write_text(strange, text)
-    with pytest.raises(BadInput, match="optimistic-a.json is not a measurement"):
+    with pytest.raises(BadInput, match=r"optimistic-a\.json is not a measurement"):
         store.measurements(spec, "optimistic")
