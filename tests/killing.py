@@ -82,6 +82,10 @@ def run(root: str, method: str, every: float = 0.0) -> None:
             run_one(found.spec, find(method), context)
 
 
+def warm_up() -> None:
+    """Nothing: starting this imports everything into the fork server."""
+
+
 def run_until(root: str, method: str, writes: int) -> None:
     """One run that kills itself just before its n-th durable write becomes visible."""
     left = [writes]
