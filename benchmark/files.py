@@ -24,6 +24,30 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file by these bytes."""
+    with _drafted(path, content) as draft:
+        draft.replace(path)
+
+
+def write_new(path: Path, content: bytes) -> bool:
+    """Write a file that is not there yet; False, and nothing is changed, if there is one."""
+    with _drafted(path, content) as draft:
+        try:
+            path.hardlink_to(draft)  # fails where a rename would replace
+        except FileExistsError:
+            return False
+    return True
+
+
+def write_numbered(folder: Path, content: bytes) -> None:
+    """The next of `000.json`, `001.json`, …, whoever else is writing there."""
+    number = len(list(folder.glob("[0-9]*.json")))
+    while not write_new(folder / f"{number:03d}.json", content):
+        number += 1
+
+
+@contextlib.contextmanager
+def _drafted(path: Path, content: bytes) -> Iterator[Path]:
+    """A durable file beside the path, gone after the block unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=DRAFT, dir=path.parent)
     draft = Path(name)
@@ -33,10 +57,9 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.chmod(0o644)
-        draft.replace(path)
-    except BaseException:
+        yield draft
+    finally:
         draft.unlink(missing_ok=True)
-        raise
     flush_folder(path.parent)
 
 

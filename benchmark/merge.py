@@ -4,10 +4,7 @@ is changed: what one directory has more is copied, and what differs is listed.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,8 +18,8 @@ from benchmark import compare
 from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.compare import Difference, Run
 from benchmark.errors import BadInput
-from benchmark.files import DRAFT, flush_folder, new_folder
-from benchmark.progress import counting
+from benchmark.files import DRAFT, new_folder, write_new, write_numbered
+from benchmark.progress import counted, counting
 from benchmark.record import RECORD, one_line, parse_json
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Store, check_writable
@@ -183,10 +180,10 @@ def apply(merging: Merging) -> None:
         for target, source in merging.folders.items():
             _copy_run(merging, source, target)
         for place, content in merging.files.items():
-            if not _publish(place, content) and place.read_bytes() != content:
+            if not write_new(place, content) and place.read_bytes() != content:
                 merging.conflicts.append(f"{place} was written meanwhile with other content")
         for folder, content in merging.attempts:
-            _publish_numbered(folder, content)
+            write_numbered(folder, content)
     except OSError as error:
         reason = f"{error.filename or merging.store.root}: {error.strerror or error}"
         raise BadInput(f"stopped, and what was copied so far is whole: {reason}") from error
@@ -204,32 +201,6 @@ def _copy_run(merging: Merging, source: Path, target: Path) -> None:
         merging.conflicts.append(f"{target} was written meanwhile by another run; merge again")
 
 
-def _publish(path: Path, content: bytes) -> bool:
-    """Write a new file whole; False, and nothing is changed, if there is one already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=DRAFT, dir=path.parent)
-    draft = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.chmod(0o644)
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(draft)  # fails where a rename would replace
-            return True
-        return False
-    finally:
-        draft.unlink(missing_ok=True)
-        flush_folder(path.parent)
-
-
-def _publish_numbered(folder: Path, content: bytes) -> None:
-    number = len(list(folder.glob("*.json")))
-    while not _publish(folder / f"{number:03d}.json", content):
-        number += 1
-
-
 # ---- the command ---------------------------------------------------------------------------------
 
 
@@ -243,21 +214,17 @@ def show(merging: Merging, dry_run: bool, screen: Console) -> None:
         say(line)
     into, verb = merging.store.root, "would be copied" if dry_run else "copied"
     extras = [(len(merging.files), "measurement"), (len(merging.attempts), "attempt")]
-    also = "".join(f", {_count(n, what)}" for n, what in extras if n)
+    also = "".join(f", {counted(n, what)}" for n, what in extras if n)
     counts = [
-        f"{_count(len(merging.folders), 'run')}{also} {verb}",
+        f"{counted(len(merging.folders), 'run')}{also} {verb}",
         f"{merging.there} already there",
     ]
     counts += [f"{len(merging.rounded)} with other bits"] if merging.rounded else []
-    counts += [_count(len(merging.conflicts), "conflict")]
+    counts += [counted(len(merging.conflicts), "conflict")]
     counts += [f"{len(merging.broken)} not readable"] if merging.broken else []
     say(f"{into}: {'; '.join(counts)}")
     if merging.folders and not dry_run:
         say(f"Next: python -m benchmark.report --results {into} draws tables and figures again")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def main(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -26,7 +25,14 @@ from benchmark.checkpoint import EVERY, Checkpoints, quiet
 from benchmark.claims import Claims
 from benchmark.encoding import curve_csv
 from benchmark.errors import BadInput, is_full
-from benchmark.files import DRAFT, dump_json, new_folder, write_bytes, write_text
+from benchmark.files import (
+    DRAFT,
+    dump_json,
+    new_folder,
+    write_bytes,
+    write_numbered,
+    write_text,
+)
 from benchmark.record import RECORD, RunRecord, one_line, parse_json, read_record
 from benchmark.spec import RunSpec
 from methods.api import Plan
@@ -140,13 +146,14 @@ class Store:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         attempt = Attempt(spec.run_id, status, reason, log, spec.model_dump(mode="json"), now)
         folder = self.root / "attempts" / spec.folder
+        content = dump_json(asdict(attempt)).encode()
         try:
-            _write_numbered(folder, dump_json(asdict(attempt)))
+            write_numbered(folder, content)
         except OSError as error:
             if not is_full(error):
                 raise
             self._ballast.unlink(missing_ok=True)
-            _write_numbered(folder, dump_json(asdict(attempt)))
+            write_numbered(folder, content)
 
     @property
     def _ballast(self) -> Path:
@@ -229,19 +236,6 @@ def _read_measurement(path: Path) -> dict[str, Any]:
 
 def _stage_digest(content: bytes, facts: dict[str, Any]) -> str:
     return hashlib.sha256(content + dump_json(facts).encode()).hexdigest()
-
-
-def _write_numbered(folder: Path, text: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder)) / "attempt"
-    try:
-        write_text(draft, text)
-        for number in itertools.count():  # a link fails where another worker took the number
-            with contextlib.suppress(FileExistsError):
-                (folder / f"{number:03d}.json").hardlink_to(draft)
-                break
-    finally:
-        shutil.rmtree(draft.parent, ignore_errors=True)
 
 
 def _read_attempt(path: Path) -> Attempt | None:

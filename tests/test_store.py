@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from benchmark.encoding import decode, encode, weights_digest
 from benchmark.errors import BadInput
-from benchmark.files import write_text
+from benchmark.files import write_numbered, write_text
 from benchmark.record import read_record
 from benchmark.store import Stage, Store, check_writable
 
@@ -132,12 +132,12 @@ def test_on_a_full_disk_the_ballast_makes_room_for_the_reason(
     store.take_ballast()
     (ballast,) = (tmp_path / "attempts").iterdir()
 
-    def full_while_it_lies_there(path: Path, text: str) -> None:
+    def full_while_it_lies_there(folder: Path, content: bytes) -> None:
         if ballast.exists():
             raise OSError(28, "No space left on device")
-        write_text(path, text)
+        write_numbered(folder, content)
 
-    monkeypatch.setattr("benchmark.store.write_text", full_while_it_lies_there)
+    monkeypatch.setattr("benchmark.store.write_numbered", full_while_it_lies_there)
     store.write_attempt(spec, "failed", "the disk is full")
     (attempt,) = store.last_attempts()
     assert attempt.reason == "the disk is full"
