@@ -75,12 +75,13 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def last(self, phase: str) -> Moment | None:
-        """The newest whole one; torn ones are named in the log and passed over."""
+        """The newest whole one; torn ones are named in the log and thrown away."""
         for path in reversed(self._of(phase)):
             try:
                 return read_moment(path)
             except Torn as error:
                 self.log(f"warning: {error}; going back to the checkpoint before it")
+                path.unlink(missing_ok=True)
         return None
 
     def drop(self) -> None:

@@ -23,10 +23,13 @@ from tqdm import tqdm
 from benchmark.progress import GridProgress
 from benchmark.store import Store
 from benchmark.sweep import Options
-from benchmark.tasks import Ended, Task, do, note_attempt
+from benchmark.tasks import Ended, Task, do, note_attempt, without_dense
 
 MOST_DEATHS = 3  # of one task's process, then it counts as failed
 PAUSE = 0.5  # seconds between two messages about progress
+
+Lost = dict[str, Ended]  # dense networks that could not be made, by key
+Done = Iterator[tuple[Task, Ended]]
 
 
 def worker_count(options: Options) -> int:
@@ -39,21 +42,28 @@ def worker_count(options: Options) -> int:
 def run_tasks(tasks: list[Task], jobs: int, progress: GridProgress) -> Iterator[Ended]:
     """In this process for one job, else in others; in the order of completion. What another
     launcher is working on comes last."""
-    if jobs > 1 and len(tasks) > 1:
-        yield from _in_processes(tasks, jobs, progress)
-        return
+    lost: Lost = {}
+    work = _in_processes if jobs > 1 and len(tasks) > 1 else _in_turn
+    for task, ended in work(tasks, jobs, progress, lost):
+        if task.kind == "dense" and ended.status != "done":
+            lost[task.makes] = ended
+        progress.finish(task.name, ended.line)
+        yield ended
+
+
+def _in_turn(tasks: list[Task], jobs: int, progress: GridProgress, lost: Lost) -> Done:
     later = []  # the order of the tasks puts a dense network before its cells
     for task in tasks:
+        if task.needs in lost:
+            yield task, without_dense(task, lost[task.needs])
+            continue
         ended = do(task, progress.update, wait=False)
         if ended.status == "busy":
             later.append(task)
-            continue
-        progress.finish(task.name, ended.line)
-        yield ended
+        else:
+            yield task, ended
     for task in later:
-        ended = do(task, progress.update)
-        progress.finish(task.name, ended.line)
-        yield ended
+        yield task, do(task, progress.update)
 
 
 # ---- the launcher's side -------------------------------------------------------------------------
@@ -73,18 +83,16 @@ class Worker:
             self.pipe.send((task, waits))
 
 
-def _in_processes(tasks: list[Task], jobs: int, progress: GridProgress) -> Iterator[Ended]:
+def _in_processes(tasks: list[Task], jobs: int, progress: GridProgress, lost: Lost) -> Done:
     queue, later, deaths = list(tasks), list[Task](), Counter[str]()
     workers: list[Worker] = []
     try:
         while queue or later or any(w.task for w in workers):
+            for task in [t for t in queue if t.needs in lost]:
+                queue.remove(task)
+                yield task, without_dense(task, lost[task.needs])
             _hire(workers, min(jobs, len(queue) + len(later) + len(_at_work(workers))))
-            for worker in (w for w in workers if w.task is None):
-                task = next_task(queue, _at_work(workers))
-                if task is not None:
-                    worker.give(task, waits=False)
-                elif later and not queue:
-                    worker.give(later.pop(0), waits=True)
+            _give_work(workers, queue, later)
             for worker in _with_news(workers):
                 ended = _heard(worker, progress, deaths, workers)
                 if isinstance(ended, Task):
@@ -92,8 +100,7 @@ def _in_processes(tasks: list[Task], jobs: int, progress: GridProgress) -> Itera
                 elif ended is not None and ended.status == "busy":
                     later.append(_freed(worker))
                 elif ended is not None:
-                    progress.finish(_freed(worker).name, ended.line)
-                    yield ended
+                    yield _freed(worker), ended
     finally:
         for worker in workers:
             worker.pipe.close()  # an idle one ends by itself
@@ -102,6 +109,15 @@ def _in_processes(tasks: list[Task], jobs: int, progress: GridProgress) -> Itera
         for worker in workers:
             worker.process.join(10)
             worker.process.kill()
+
+
+def _give_work(workers: list[Worker], queue: list[Task], later: list[Task]) -> None:
+    for worker in (w for w in workers if w.task is None):
+        task = next_task(queue, _at_work(workers))
+        if task is not None:
+            worker.give(task, waits=False)
+        elif later and not queue:
+            worker.give(later.pop(0), waits=True)
 
 
 def next_task(queue: list[Task], running: list[Task]) -> Task | None:
@@ -177,8 +193,8 @@ def _died(worker: Worker, progress: GridProgress, deaths: Counter[str]) -> Ended
     if deaths[task.key] < MOST_DEATHS:
         progress.say(f"{task.name}: {reason}; it goes on from its last checkpoint")
         return task
-    line = f"{task.name}: failed: {reason}, {MOST_DEATHS} times"
-    return Ended("failed", line, 0.0, task.kind)
+    reason = f"{reason} {MOST_DEATHS} times"
+    return Ended("failed", f"{task.name}: failed: {reason}", 0.0, task.kind, reason)
 
 
 @contextlib.contextmanager

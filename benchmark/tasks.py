@@ -80,6 +80,7 @@ class Ended:
     line: str
     seconds: float
     kind: str = "cell"
+    reason: str = ""  # of what did not work out
 
 
 @lru_cache(maxsize=2)
@@ -123,8 +124,19 @@ def do(task: Task, report: Report, wait: bool = True) -> Ended:
     log(f"{status}: {text}")
     if task.kind == "cell":
         note_attempt(store, task.spec, status, text, task.key)
-    line = f"{task.name}: {status}: {text}"
-    return Ended(status, line, time.monotonic() - started, task.kind)
+    return _ended(task, status, text, time.monotonic() - started)
+
+
+def _ended(task: Task, status: str, reason: str, seconds: float) -> Ended:
+    return Ended(status, f"{task.name}: {status}: {reason}", seconds, task.kind, reason)
+
+
+def without_dense(task: Task, dense: Ended) -> Ended:
+    """The end of a cell whose dense network could not be made: it is not tried once per cell."""
+    became = "failed" if dense.status == "failed" else f"is {dense.status}"
+    reason = f"its dense network {became}: {dense.reason}"
+    note_attempt(Store(task.options.results), task.spec, dense.status, reason, task.key)
+    return _ended(task, dense.status, reason, 0.0)
 
 
 def note_attempt(store: Store, spec: RunSpec, status: str, reason: str, key: str) -> None:

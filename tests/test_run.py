@@ -439,3 +439,17 @@ def test_ctrl_c_ends_the_grid_cleanly_and_it_goes_on(tmp_path: Path) -> None:
     ]
     assert _wait_for(lambda: not any(_is_alive(pid) for pid in workers))
     assert not list((tmp_path / "attempts").glob("**/*.json"))
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_dense_network_that_fails_is_not_tried_once_per_cell(
+    jobs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--methods", "l1norm,random", "--set", "baseline.lr=1e30", "--jobs", jobs]
+    assert cli(*words, results=tmp_path) == FAILED
+    reasons = {a.reason for a in Store(tmp_path).last_attempts()}
+    assert reasons == {
+        "its dense network failed: diverged: the loss is not finite in epoch 1 of dense"
+    }
+    assert "0 of 2 cells done, 2 failed" in capsys.readouterr().out
+    assert len(list((tmp_path / "logs").iterdir())) == 1  # no cell began
