@@ -150,13 +150,16 @@ def network_tensors(net: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named}
 
 
+def check_network(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raises Torn unless these are the tensors of such a network."""
+    own = network_tensors(net)
+    if own.keys() != tensors.keys() or any(own[k].shape != v.shape for k, v in tensors.items()):
+        raise Torn("a checkpoint is of another network")
+
+
 @torch.no_grad()
 def restore_network(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """In place, so that optimiser and gates keep their parameters.
-
-    Raises:
-        KeyError, RuntimeError: another network.
-    """
+    """In place, so that optimiser and gates keep their parameters; see `check_network`."""
     for name, tensor in network_tensors(net).items():
         tensor.copy_(tensors[name])
 

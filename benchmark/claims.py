@@ -16,9 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from benchmark.checkpoint import quiet
+from benchmark.record import parse_json
 
+GLANCE = 0.3  # seconds
 PAUSE = 2.0  # seconds between two lines about progress
 
 
@@ -45,6 +48,9 @@ class Claim:
         return f"process {self.pid} on {self.host}"
 
 
+CLAIM = TypeAdapter(Claim)
+
+
 @dataclass(frozen=True)
 class Claims:
     """Locks and the files beside them, in one folder."""
@@ -63,7 +69,7 @@ class Claims:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._lock(kind, key))
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=GLANCE)  # somebody who only looks holds it for a moment
         except Timeout:
             other = self.read(kind, key)
             holder = other.holder if other else "another process"
@@ -118,8 +124,8 @@ class Claims:
     @staticmethod
     def _parse(path: Path) -> Claim | None:
         try:
-            return Claim(**json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):
+            return CLAIM.validate_python(parse_json(path.read_bytes()))
+        except (OSError, ValueError):
             return None
 
     def all(self) -> list[Claim]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -51,7 +52,8 @@ def main(
         screen.print(f"{what}: {len(paths)}, {size / 2**20:.1f} MB", highlight=False)
         for path in paths if not dry_run else []:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(True)
-    screen.print(f"{total / 2**20:.1f} MB {'would be' if dry_run else ''} freed", highlight=False)
+    verb = "would be freed" if dry_run else "freed"
+    screen.print(f"{total / 2**20:.1f} MB {verb}", highlight=False)
     return DONE
 
 
@@ -60,6 +62,7 @@ def finished_checkpoints(store: Store) -> Iterator[Path]:
     done = {record.run_id for record in store.records()}
     for folder in sorted((store.stages / "checkpoints").glob("*-*")):
         kind, _, key = folder.name.partition("-")
+        key = key.removesuffix("-optimistic")
         over = key in done if kind == "recovery" else store.has_stage(kind, key)
         if over and not store.claims.is_held("run" if kind == "recovery" else kind, key):
             yield folder
@@ -69,8 +72,9 @@ def drafts(store: Store) -> Iterator[Path]:
     """Half-written files and folders that nobody has touched for an hour."""
     for path in sorted(store.root.rglob(f"{DRAFT}*")):
         inside = any(part.startswith(DRAFT) for part in path.relative_to(store.root).parts[:-1])
-        if not inside and time.time() - path.stat().st_mtime > OLD:
-            yield path
+        with contextlib.suppress(FileNotFoundError):  # its process is alive, and done with it
+            if not inside and time.time() - path.stat().st_mtime > OLD:
+                yield path
 
 
 def idle(store: Store, kinds: list[str]) -> Iterator[Path]:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from benchmark.errors import BadInput, is_full
+from benchmark.store import Store
 
 UsageProblem: type[Exception] = typer.BadParameter.mro()[2]  # ClickException, wherever it lives
 INTERRUPTED_LINE = "interrupted: what is finished is kept, the same command goes on from there"
@@ -42,10 +43,11 @@ def outcome(call: Callable[[], Any]) -> int:
         complain(f"{' '.join(text.split())} (--help shows what is allowed)")
         return BAD_INPUT
     except OSError as error:
-        if not is_full(error):
+        if not is_full(error) and error.filename is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        complain(f"the disk is full{where}: make room; what is finished is kept")
+        where = f"{error.filename}: " if error.filename else ""
+        todo = "make room" if is_full(error) else "see what is there"
+        complain(f"{where}{error.strerror or error}: {todo}; what is finished is kept")
         return BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
         complain(INTERRUPTED_LINE)
@@ -58,6 +60,16 @@ def outcome(call: Callable[[], Any]) -> int:
 def complain(line: str) -> None:
     """One line on standard error."""
     Console(stderr=True, soft_wrap=True).print(f"error: {line}", highlight=False, markup=False)
+
+
+def warn_of_damage(store: Store, screen: Console) -> None:
+    """A line for each record that cannot be read: nothing that is printed counts it."""
+    for reason in store.damaged():
+        screen.print(
+            f"warning: {reason}; it is left out, python -m benchmark.retry sets it aside and makes "
+            "it again",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def console() -> Console:

@@ -21,8 +21,10 @@ from benchmark.claims import Busy
 from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.environment import describe
 from benchmark.errors import BadInput
-from benchmark.record import read_record
-from benchmark.store import Store, check_writable
+from benchmark.files import check_writable
+from benchmark.grid import unreadable_grids
+from benchmark.merge import whole_run
+from benchmark.store import Store
 
 LEAST_FREE = 2.0  # GB
 CIFAR_FOLDERS = {"cifar10": CIFAR10.base_folder, "cifar100": CIFAR100.base_folder}
@@ -141,11 +143,14 @@ def content(store: Store) -> Iterator[Finding]:
     paths, broken = store.record_paths(), []
     for path in paths:
         try:
-            read_record(path)
+            whole_run(path.parent)
         except BadInput as error:
-            broken.append(str(error))
+            broken.append(f"{error}: remove {path.parent}, and retry makes it again")
     yield from (Finding("PROBLEM", "records", text) for text in broken)
-    yield Finding("ok", "records", f"{len(paths) - len(broken)} can be read")
+    text = f"{len(paths) - len(broken)} are whole: record, plan, curve and predictions"
+    yield Finding("ok", "records", text)
+    for path in unreadable_grids(store):
+        yield Finding("note", "grids", f"{path} cannot be read: status and retry pass it over")
     left = [c for c in store.claims.all() if not store.claims.is_held(c.kind, c.key)]
     for claim in left:
         text = f"{claim.kind} {claim.key}: {claim.holder} ended without a word; it is taken over"

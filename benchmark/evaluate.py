@@ -11,9 +11,9 @@ import typer
 from benchmark import archs, baseline, measure
 from benchmark.cli import DONE, console, run_app
 from benchmark.evaluation import evaluate
+from benchmark.files import check_writable
 from benchmark.images import BatchSource
 from benchmark.progress import counting
-from benchmark.store import check_writable
 from benchmark.sweep import options_from
 from benchmark.tasks import data_of
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmark.errors import BadInput, is_full
+
 DRAFT = ".draft-"  # begins the name of everything unfinished
 
 
@@ -108,3 +110,25 @@ def flush_folder(folder: Path) -> None:
 def dump_json(value: Any) -> str:
     """Sorted keys, two spaces, a final newline; NaN is refused."""
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def check_writable(root: Path) -> None:
+    """Raises BadInput if results cannot be written there."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=root) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+    except OSError as error:
+        if is_full(error):
+            raise BadInput(full_disk(root)) from error
+        raise BadInput(f"results directory {root} is not writable: {error.strerror}") from error
+
+
+def full_disk(root: Path) -> str:
+    """One line about it."""
+    try:
+        free = f"{shutil.disk_usage(root).free / 2**20:.0f} MB free"
+    except OSError:
+        free = "no room"
+    return f"the disk under {root} is full ({free}): make room, or give another --results"

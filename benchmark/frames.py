@@ -16,12 +16,13 @@ import pandas as pd
 from scipy.stats import t as student
 
 from benchmark import boards, columns
+from benchmark.attempts import Attempt
 from benchmark.boards import Row
 from benchmark.columns import LEADERBOARD, MEANS, MEDIANS, QUANTITIES, RECORD, RUNS, SPEC, Column
 from benchmark.compare import kept_overlap
 from benchmark.record import RunRecord, read_plan
 from benchmark.spec import RunSpec
-from benchmark.store import Attempt, Store
+from benchmark.store import Store
 from methods import UnknownMethod, find
 
 LEAST_SEEDS = 3  # for a rank

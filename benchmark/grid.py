@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
+from benchmark.errors import BadInput
 from benchmark.files import dump_json, write_text
 from benchmark.probe import Seconds
+from benchmark.record import parse_json
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Store
 from benchmark.sweep import Cell, Options
@@ -32,6 +32,9 @@ class Planned:
     dense: str  # key of the dense network it starts from; empty: none
     blocked: str  # why it cannot run; empty: it can
     seconds: Seconds | None  # estimated
+
+
+WORK = TypeAdapter(Planned)
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,28 @@ def read_grids(store: Store) -> list[Grid]:
 def read_grid(path: Path) -> Grid | None:
     """None: not there, or not a grid of this version. A grid is a convenience, not a result."""
     try:
-        content = json.loads(path.read_text("utf-8"))
-        work = tuple(_work(row) for row in content["work"])
+        content = parse_json(path.read_bytes())
+        work = tuple(WORK.validate_python(row) for row in content["work"])
         options = Options.model_validate(content["options"])
         return Grid(path.stem, options, float(content["started"]), int(content["jobs"]), work)
-    except (OSError, ValueError, KeyError, TypeError, ValidationError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _work(row: dict[str, Any]) -> Planned:
-    seconds = None if row["seconds"] is None else Seconds(**row["seconds"])
-    return Planned(**row | {"spec": RunSpec.model_validate(row["spec"]), "seconds": seconds})
+def unreadable_grids(store: Store) -> list[Path]:
+    """Files that should be grids and are not, or not of this version."""
+    return [p for p in sorted((store.root / "grids").glob("*.json")) if read_grid(p) is None]
+
+
+def known_grids(store: Store) -> list[Grid]:
+    """As `read_grids`.
+
+    Raises:
+        BadInput: there is none.
+    """
+    found, broken = read_grids(store), unreadable_grids(store)
+    if not found and broken:
+        raise BadInput(f"{broken[0]} cannot be read: give the command of the grid again")
+    if not found:
+        raise BadInput(f"no grid was launched on {store.root}: python -m benchmark.run makes one")
+    return found

@@ -4,6 +4,7 @@ is changed: what one directory has more is copied, and what differs is listed.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -18,11 +19,11 @@ from benchmark import compare
 from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.compare import Difference, Run
 from benchmark.errors import BadInput
-from benchmark.files import DRAFT, new_folder, write_new, write_numbered
+from benchmark.files import DRAFT, check_writable, new_folder, write_new, write_numbered
 from benchmark.progress import counted, counting
 from benchmark.record import RECORD, one_line, parse_json
 from benchmark.spec import RunSpec, digest
-from benchmark.store import Store, check_writable
+from benchmark.store import Store
 
 SHOWN = 4  # differing fields in one line
 MANY = 200  # records: from here on progress is shown
@@ -58,6 +59,7 @@ def plan(sources: list[Path], into: Path, on_progress: OnProgress | None = None)
     Raises:
         BadInput: a source is no results directory, or the target itself.
     """
+    sources = list({source.resolve(): source for source in sources}.values())
     for source in sources:
         _check_source(source, into)
     merging = Merging(Store(into))
@@ -82,7 +84,7 @@ def _check_source(source: Path, into: Path) -> None:
 
 def _add_run(merging: Merging, folder: Path) -> None:
     try:
-        run = _whole(folder)
+        run = whole_run(folder)
         target = merging.store.run_folder(run.record.spec)  # never by the name it was found under
         known = merging.folders.get(target, target)
         if not (known / RECORD).is_file():
@@ -90,7 +92,7 @@ def _add_run(merging: Merging, folder: Path) -> None:
                 raise BadInput(f"{target} is in the way: it has no {RECORD}")
             merging.folders[target] = folder
             return
-        ours = _whole(known)
+        ours = whole_run(known)
     except BadInput as error:
         merging.broken.append(f"not merged: {error}")
         return
@@ -108,7 +110,7 @@ def _add_run(merging: Merging, folder: Path) -> None:
         merging.conflicts.append(line)
 
 
-def _whole(folder: Path) -> Run:
+def whole_run(folder: Path) -> Run:
     """The run with all its files, which fit together."""
     run = compare.read_run(folder)
     if digest(run.keep) != run.record.plan:
@@ -193,7 +195,11 @@ def _copy_run(merging: Merging, source: Path, target: Path) -> None:
     with new_folder(target) as draft:
         for path in sorted(source.rglob("*")):
             place = path.relative_to(source)
-            if path.is_file() and not any(part.startswith(DRAFT) for part in place.parts):
+            if (
+                path.is_file()
+                and not path.is_symlink()
+                and not any(part.startswith(DRAFT) for part in place.parts)
+            ):
                 (draft / place).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, draft / place)
     record = target / RECORD
@@ -224,7 +230,8 @@ def show(merging: Merging, dry_run: bool, screen: Console) -> None:
     counts += [f"{len(merging.broken)} not readable"] if merging.broken else []
     say(f"{into}: {'; '.join(counts)}")
     if merging.folders and not dry_run:
-        say(f"Next: python -m benchmark.report --results {into} draws tables and figures again")
+        place = shlex.quote(str(into))
+        say(f"Next: python -m benchmark.report --results {place} draws tables and figures again")
 
 
 def main(

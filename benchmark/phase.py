@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import checkpoint
-from benchmark.checkpoint import Checkpoints, Memory, Moment
-from benchmark.environment import hardware_kind
+from benchmark.checkpoint import Checkpoints, Memory, Moment, Torn
+from benchmark.environment import describe, hardware_kind
 from benchmark.schedule import Schedule
 from benchmark.spec import Recipe
+
+Maker = dict[str, str | None]
 
 
 class Diverged(Exception):
@@ -95,7 +97,7 @@ class Phase:
         now = time.perf_counter()
         self.seconds, self.since = self.seconds + now - self.since, now
 
-    def keep(self, checkpoints: Checkpoints, curve: list[EpochRow], resumed: list[str]) -> None:
+    def keep(self, checkpoints: Checkpoints, curve: list[EpochRow], resumed: list[Maker]) -> None:
         """Write a checkpoint of the phase as it is now."""
         own = Moment(
             {"loss": self.loss},
@@ -104,7 +106,7 @@ class Phase:
                 "images": self.images,
                 "seconds": self.seconds,
                 "curve": [asdict(row) for row in curve if row.phase == self.name],
-                "machines": [*resumed, hardware_kind()],
+                "resumed": [*resumed, maker(self.loss.device)],
             },
         )
         parts = {
@@ -117,11 +119,23 @@ class Phase:
             parts["memory"] = self.memory.state()
         checkpoints.save(self.name, self.step, checkpoint.joined(**parts))
 
-    def restore(self, found: Moment) -> tuple[list[EpochRow], list[str]]:
-        """Continue where the checkpoint was written; its curve, and the machines it ran on. The
-        precision is fp32 or bf16, so there is no loss scaler; rate and order follow from the
-        step."""
-        own = checkpoint.part(found, "phase")
+    def restore(self, found: Moment) -> tuple[list[EpochRow], list[Maker]]:
+        """Continue where the checkpoint was written; its curve, and who made it. The precision is
+        fp32 or bf16, so there is no loss scaler; rate and order follow from the step.
+
+        Raises:
+            Torn: it is of another network or another version; nothing is changed.
+        """
+        try:
+            own = checkpoint.part(found, "phase")
+            curve = [EpochRow(**row) for row in own.facts["curve"]]
+            checkpoint.check_network(self.net, checkpoint.part(found, "net").tensors)
+            ready = {"loss"} <= own.tensors.keys() and own.facts["step"] <= self.schedule.steps
+            parts = {"phase", "net", "optimizer", "random"} | ({"memory"} if self.memory else set())
+            if not ready or parts != found.facts.keys():
+                raise Torn("a checkpoint is of another version")
+        except (KeyError, TypeError) as error:
+            raise Torn(f"a checkpoint is of another version ({error})") from error
         checkpoint.restore_network(self.net, checkpoint.part(found, "net").tensors)
         checkpoint.restore_optimizer(self.optimizer, checkpoint.part(found, "optimizer").tensors)
         checkpoint.restore_random_states(checkpoint.part(found, "random"))
@@ -130,4 +144,10 @@ class Phase:
         self.loss.copy_(own.tensors["loss"])
         self.step, self.images = own.facts["step"], own.facts["images"]
         self.seconds = own.facts["seconds"]
-        return [EpochRow(**row) for row in own.facts["curve"]], list(own.facts["machines"])
+        return curve, list(own.facts["resumed"])
+
+
+def maker(device: torch.device) -> Maker:
+    """Which hardware and which code made a checkpoint."""
+    code = describe()["git"]["commit"]
+    return {"hardware": hardware_kind(), "device": device.type, "code": code}

@@ -43,6 +43,7 @@ def make_plan(
     if type(method).prune is not Method.prune:
         return planned(spec, method, net, budget, trainer, context), None
     scores = scored(spec, method, net, trainer, context)
+    seed_everything(phase_seed(spec.seeds.run, "select"))  # whoever made the scores
     plan = method.select(net, scores, budget)
     _check_plan(plan, net, budget)
     return plan, scores
@@ -158,6 +159,7 @@ def _once(
     trainer.notes = dict(facts["notes"])
     trainer.ledger.entries = Ledger.rows(facts["ledger"])
     trainer.curve = [EpochRow(**row) for row in facts["curve"]]
+    trainer.resumed = facts["resumed"]
     net.traced.load_state_dict(part(whole, "net").tensors)
     net.eval()
     return part(whole, "found")
@@ -168,6 +170,7 @@ def _facts_of(trainer: Trainer) -> dict[str, Any]:
         "notes": encode(trainer.notes),
         "ledger": trainer.ledger.as_rows(),
         "curve": [asdict(row) for row in trainer.curve],
+        "resumed": trainer.resumed,
     }
 
 
@@ -227,6 +230,7 @@ def check_agreement(
     trainer = make_trainer(other_spec, context)
     trainer.use(other)
     second = scored(other_spec, method, other, trainer, context)
+    seed_everything(phase_seed(other_spec.seeds.run, "select"))
     again = method.select(other, second, budget)
     pairs = [(scores[n].double(), second[n].double()) for n in net.layers]
     ranked = [spearmanr(a, b).statistic for a, b in pairs if a.std() > 0 and b.std() > 0]

@@ -1,4 +1,4 @@
-"""Workers: this process for one job, else processes of their own, each with a pipe of its own.
+"""Workers: processes, each with a pipe of its own.
 
 Nothing is shared between workers, so one that is killed takes nothing along: its task goes back to
 the queue and continues from its last checkpoint in a new process.
@@ -21,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmark.progress import GridProgress
+from benchmark.runlog import RunLog
 from benchmark.store import Store
 from benchmark.sweep import Options
 from benchmark.tasks import Ended, Task, do, note_attempt, without_dense
@@ -33,17 +34,20 @@ Done = Iterator[tuple[Task, Ended]]
 
 
 def worker_count(options: Options) -> int:
-    """`--jobs`, else one on a GPU and cores // threads on a CPU; results do not depend on it."""
+    """`--jobs` (0: none, all happens in this process), else one on a GPU and cores // threads on a
+    CPU; results do not depend on it."""
     cores = len(os.sched_getaffinity(0))
     on_gpu = options.torch_device().type == "cuda"
-    return options.jobs or (1 if on_gpu else max(1, cores // options.threads))
+    if options.jobs is not None:
+        return options.jobs
+    return 1 if on_gpu else max(1, cores // options.threads)
 
 
 def run_tasks(tasks: list[Task], jobs: int, progress: GridProgress) -> Iterator[Ended]:
-    """In this process for one job, else in others; in the order of completion. What another
+    """In processes of their own (0 jobs: in this one), in the order of completion. What another
     launcher is working on comes last."""
     lost: Lost = {}
-    work = _in_processes if jobs > 1 and len(tasks) > 1 else _in_turn
+    work = _in_processes if jobs else _in_turn
     for task, ended in work(tasks, jobs, progress, lost):
         if task.kind == "dense" and ended.status != "done":
             lost[task.makes] = ended
@@ -112,7 +116,7 @@ def _in_processes(tasks: list[Task], jobs: int, progress: GridProgress, lost: Lo
 
 
 def _give_work(workers: list[Worker], queue: list[Task], later: list[Task]) -> None:
-    for worker in (w for w in workers if w.task is None):
+    for worker in (w for w in workers if w.task is None and w.process.is_alive()):
         task = next_task(queue, _at_work(workers))
         if task is not None:
             worker.give(task, waits=False)
@@ -185,13 +189,18 @@ def _died(worker: Worker, progress: GridProgress, deaths: Counter[str]) -> Ended
     task, code = worker.task, worker.process.exitcode
     assert task is not None
     deaths[task.key] += 1
-    how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
-    reason = f"its worker process was killed ({how}; out of memory?)"
+    killed = code is not None and code < 0
+    how = signal.Signals(-code).name if killed else f"exit code {code}"
+    memory = "; out of memory?" if how == "SIGKILL" else ""
+    reason = f"its worker process ended ({how}{memory})"
     store = Store(task.options.results)
+    again = deaths[task.key] < MOST_DEATHS
     if task.kind == "cell":
-        note_attempt(store, task.spec, "failed", reason, task.key)
-    if deaths[task.key] < MOST_DEATHS:
-        progress.say(f"{task.name}: {reason}; it goes on from its last checkpoint")
+        status = "interrupted" if again else "failed"
+        note_attempt(store, task.spec, status, reason, task.key)
+    RunLog(store.root / store.log_name(task.key))(reason)
+    if again:
+        progress.say(f"{task.name}: {reason}; it goes on, from its last checkpoint if there is one")
         return task
     reason = f"{reason} {MOST_DEATHS} times"
     return Ended("failed", f"{task.name}: failed: {reason}", 0.0, task.kind, reason)

@@ -105,6 +105,10 @@ class RunRecord(Frozen):
     command: str
 
 
+class Newer(BadInput):
+    """A record of a schema that this version does not know: not damaged, only ahead of us."""
+
+
 def read_record(path: Path) -> RunRecord:
     """A record from disk; one of an older schema is migrated.
 
@@ -129,7 +133,8 @@ def parse_record(raw: bytes, place: str) -> RunRecord:
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{place} is not a run record: {one_line(error)}") from error
     if type(version) is not int or not 1 <= version <= SCHEMA:
-        raise BadInput(
+        problem = Newer if type(version) is int and version > SCHEMA else BadInput
+        raise problem(
             f"{place} has schema version {one_line(version)}, this version reads 1 to {SCHEMA}: "
             "a newer record needs a newer suite"
         )

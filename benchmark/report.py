@@ -13,6 +13,7 @@ import pandas as pd
 import typer
 
 from benchmark import columns, frames, looks, plots
+from benchmark.cli import DONE, console, run_app, warn_of_damage
 from benchmark.errors import BadInput
 from benchmark.files import write_text
 from benchmark.store import Store
@@ -90,15 +91,17 @@ def _remove_stale(root: Path, current: set[str]) -> None:
 def main(
     results: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("results"),
     png: Annotated[bool, typer.Option("--png", help="Also write figures as PNG.")] = False,
-) -> None:
-    """Rebuild leaderboards and figures from the records under --results."""
-    try:
-        written = build(results, png)
-    except BadInput as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    typer.echo(f"{len(written)} files written under {results}")
+) -> int:
+    """Rebuild leaderboards and figures from the records under --results.
+
+    Example: python -m benchmark.report --results results-demo
+    """
+    screen = console()
+    warn_of_damage(Store(results), screen)
+    written = build(results, png)
+    screen.print(f"{len(written)} files written under {results}", highlight=False, soft_wrap=True)
+    return DONE
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

@@ -26,12 +26,12 @@ from benchmark.context import Context, set_threads_and_determinism
 from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.execute import run_one
-from benchmark.files import new_folder
+from benchmark.files import check_writable, new_folder
 from benchmark.images import DataIdentity
 from benchmark.load import find_run
 from benchmark.progress import GridProgress, counting
 from benchmark.spec import PROTOCOL, MethodIdentity, RunSpec
-from benchmark.store import Store, check_writable
+from benchmark.store import Store
 from benchmark.sweep import Options, options_from
 from benchmark.tasks import data_of
 from benchmark.verdict import Say, introduce, judge

@@ -9,13 +9,22 @@ import typer
 from rich.console import Console
 
 from benchmark import report
-from benchmark.cli import DONE, FAILED, console, run_app
+from benchmark.cli import (
+    BAD_INPUT,
+    DONE,
+    FAILED,
+    complain,
+    console,
+    run_app,
+    warn_of_damage,
+)
 from benchmark.errors import BadInput
-from benchmark.grid import Grid, read_grids
+from benchmark.files import check_writable
+from benchmark.grid import Grid, known_grids
 from benchmark.launch import preflight, run_grid
 from benchmark.progress import counted, counting
 from benchmark.state import states
-from benchmark.store import Store, check_writable
+from benchmark.store import Store
 from benchmark.sweep import Options, expand
 from benchmark.tasks import data_of
 
@@ -25,39 +34,56 @@ def main(
     failed: Annotated[
         bool, typer.Option("--failed", help="Only what failed; else all that is not done.")
     ] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Cells at once.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=0, help="Cells at once. Default: as launched.")
+    ] = None,
 ) -> int:
     """Run again what failed, was interrupted, or was never begun, with the settings it had.
 
     Example: python -m benchmark.retry --failed --results results-demo
     """
     store, screen = Store(results), console()
-    grids = read_grids(store)
-    if not grids:
-        raise BadInput(f"no grid was launched on {results}: python -m benchmark.run makes one")
+    grids = known_grids(store)
     check_writable(results)
-    lost = 0
+    codes = []
     for grid in grids:
-        lost += _again(grid, store, failed, jobs, screen)
+        try:
+            codes.append(FAILED if _again(grid, store, failed, jobs, screen) else DONE)
+        except BadInput as error:  # the other grids can go on
+            complain(f"{_name(grid)}: {error}")
+            codes.append(BAD_INPUT)
+    warn_of_damage(store, screen)
     report.build(results)
-    return FAILED if lost else DONE
+    return max(codes)
+
+
+def _name(grid: Grid) -> str:
+    return f"{grid.options.arch} on {grid.options.data_name or grid.options.dataset}"
 
 
 def _again(grid: Grid, store: Store, failed: bool, jobs: int | None, screen: Console) -> int:
     """Go on with one grid; the number of cells that failed."""
-    wanted = {"failed"} if failed else {"failed", "interrupted", "to do"}
+    wanted = {"failed", "damaged"} if failed else {"failed", "damaged", "interrupted", "to do"}
     left = {n.work.key for n in states(store, [grid]) if n.state in wanted}
-    options = grid.options.model_copy(update={"results": store.root, "jobs": jobs})
-    what = f"{options.arch} on {options.data_name or options.dataset}"
+    workers = grid.options.jobs if jobs is None else jobs
+    options = grid.options.model_copy(update={"results": store.root, "jobs": workers})
+    what = _name(grid)
     if not any(w.key in left for w in grid.work if w.kind == "cell"):
         screen.print(f"{what}: nothing to do")
         return 0
     with counting(screen, "reading images") as on_progress:
         data = data_of(Options.model_validate(options), on_progress)
     cells = expand(options, data)
+    ours, known = {c.spec.run_id for c in cells}, {w.key for w in grid.work}
+    for work in (w for w in grid.work if w.key in left and w.kind == "cell"):
+        if work.key not in ours:
+            screen.print(
+                f"{work.name} ({work.key}) is another run now: its file, the data or the code "
+                "changed; the new one is made",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+    left |= ours - known
     again = [c for c in cells if c.spec.run_id in left]
-    if not again:
-        raise BadInput(f"{what}: the data, a file or the code changed, so these are other runs now")
     screen.print(f"{what}: {counted(len(again), 'cell')} again", highlight=False)
     runnable = [c for c in again if not c.blocked]
     if runnable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,17 +11,18 @@ import typer
 from rich.console import Console
 
 from benchmark import report
-from benchmark.cli import DONE, FAILED, console, run_app
+from benchmark.cli import DONE, FAILED, console, run_app, warn_of_damage
 from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.estimate import is_done
+from benchmark.files import check_writable
 from benchmark.frames import LEAST_SEEDS, leaderboard
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import show_grid, show_list
 from benchmark.load import load_results
 from benchmark.pool import worker_count
 from benchmark.progress import counting
-from benchmark.store import check_writable
+from benchmark.store import Store
 from benchmark.sweep import Cell, Options, expand, options_from
 from benchmark.tasks import data_of
 
@@ -69,7 +71,8 @@ def main(
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of a cell. Default 1.")] = None,
     jobs: Annotated[
-        int | None, typer.Option(help="Cells at once. Default cores // threads.")
+        int | None,
+        typer.Option(help="Cells at once; 0: in this process. Default cores // threads."),
     ] = None,
     checkpoint_minutes: Annotated[
         float | None, typer.Option(help="Between checkpoints inside an epoch. Default 10.")
@@ -124,6 +127,7 @@ def show_outcome(
     cells: list[Cell], options: Options, screen: Console, failed: int, written: list[Path]
 ) -> None:
     """The leaderboard of this grid, where its files are, and what to try next."""
+    warn_of_damage(Store(options.results), screen)
     runs, _ = load_results(options.results)
     own = runs[runs["run_id"].isin({c.spec.run_id for c in cells})]
     screen.print(report.terminal_table(leaderboard(own)))
@@ -147,10 +151,11 @@ def show_outcome(
 def hints(options: Options, failed: int) -> list[str]:
     """What to try next."""
     found = []
+    place = shlex.quote(str(options.results))
     if failed:
         found.append(
-            f"python -m benchmark.status --results {options.results} says why cells failed, "
-            f"python -m benchmark.retry --failed --results {options.results} tries them again"
+            f"python -m benchmark.status --results {place} says why cells failed, "
+            f"python -m benchmark.retry --failed --results {place} tries them again"
         )
     if len(options.seeds) < LEAST_SEEDS:
         found.append("--seeds 0,1,2 for intervals and ranks; finished runs are not repeated")
@@ -159,7 +164,7 @@ def hints(options: Options, failed: int) -> list[str]:
             "--dataset cifar10, or your own images: --dataset imagefolder --data-dir DIR "
             "--data-name NAME"
         )
-    found.append(f"python -m benchmark.report --results {options.results} draws it all again")
+    found.append(f"python -m benchmark.report --results {place} draws it all again")
     return found
 
 

@@ -7,15 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from benchmark.attempts import Attempt
 from benchmark.grid import Grid, Planned, read_grids
 from benchmark.probe import Seconds
 from benchmark.progress import duration
 from benchmark.record import RunRecord
 from benchmark.runlog import last_line
-from benchmark.store import Attempt, Store
+from benchmark.store import Store
 
 State = Literal[
-    "running", "waiting", "interrupted", "failed", "to do", "done", "n/a", "not run"
+    "running", "waiting", "interrupted", "damaged", "failed", "to do", "done", "n/a", "not run"
 ]  # fmt: skip
 STATES: tuple[State, ...] = get_args(State)
 OPEN = ("running", "waiting", "interrupted", "to do")  # what a grid has yet to do by itself
@@ -33,6 +34,7 @@ class Now:
     done: int = 0
     total: int = 0
     since: float = 0.0  # when the process at work on it began
+    at: float = 0.0  # when it was heard of last
     took: float | None = None  # seconds of a finished run
     line: str = ""  # the last of its log
 
@@ -40,6 +42,12 @@ class Now:
     def share(self) -> str:
         """`recovery 45 %`, where it is under way."""
         return f"{self.phase} {100 * self.done // self.total} %" if self.total else self.phase
+
+    @property
+    def age(self) -> str:
+        """`for 9.0 min, last news 2 s ago`, of what is running."""
+        now = time.time()
+        return f"for {duration(now - self.since)}, last news {duration(now - self.at)} ago"
 
 
 def states(store: Store, grids: Iterable[Grid] | None = None) -> list[Now]:
@@ -67,10 +75,13 @@ def cell_state(work: Planned, store: Store) -> Now:
     if store.has(work.spec):
         record = store.read(work.spec)
         return Now(work, "done", done_line(record), took=record.seconds)
+    damage = store.damage(work.spec)
     last = max(store.attempts(work.spec), key=lambda a: a.at, default=None)
     found = _claimed(work, store, "run", work.spec.run_id)
-    if found is not None and (found.state != "interrupted" or last is None):
+    if found is not None and (found.state != "interrupted" or not last or last.at < found.since):
         return found
+    if damage:
+        return Now(work, "damaged", damage)
     if last is not None:
         return Now(work, _status(last), last.reason, line=_line(work, store))
     if work.blocked:
@@ -88,14 +99,14 @@ def _claimed(work: Planned, store: Store, kind: str, key: str) -> Now | None:
     held = store.claims.is_held(kind, key)
     if claim is None:
         return Now(work, "running", "a process is at work on it", line=line) if held else None
-    news = (claim.phase, claim.done, claim.total, claim.since)
+    news = (claim.phase, claim.done, claim.total, claim.since, claim.at)
     if held and line.startswith(WAITS):
-        return Now(work, "waiting", line, *news, line=line)
+        return Now(work, "waiting", line, *news, None, line)
     if held:
-        return Now(work, "running", f"{claim.holder} is at work on it", *news, line=line)
+        return Now(work, "running", f"{claim.holder} is at work on it", *news, None, line)
     where = f" in {claim.phase}" if claim.phase else ""
     reason = f"{claim.holder} ended{where} without a word (killed, or the machine went down)"
-    return Now(work, "interrupted", reason, *news, line=line)
+    return Now(work, "interrupted", reason, *news, None, line)
 
 
 def _what_it_needs(work: Planned, store: Store) -> str:

@@ -13,22 +13,24 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.cli import DONE, console, run_app
-from benchmark.errors import BadInput
-from benchmark.grid import Grid, read_grids
+from benchmark.cli import DONE, console, run_app, warn_of_damage
+from benchmark.grid import Grid, known_grids, read_grids
 from benchmark.progress import counted, duration
 from benchmark.state import OPEN, STATES, Now, pace, remaining, states
 from benchmark.store import Store
 
 COLOURS = {
     "running": "bold blue", "waiting": "cyan", "interrupted": "magenta", "failed": "bold red",
+    "damaged": "bold red",
     "to do": "default", "done": "green", "n/a": "bright_black", "not run": "bright_black",
 }  # fmt: skip
 MARKS = {
     "running": "R", "waiting": "W", "interrupted": "I", "failed": "F", "to do": ".", "done": "D",
+    "damaged": "X",
     "n/a": "-", "not run": "-",
 }  # fmt: skip
 PAUSE = 2.0  # seconds between two looks
+WIDE = 500
 
 
 def main(
@@ -40,8 +42,10 @@ def main(
     Example: python -m benchmark.status --results results-demo --watch
     """
     screen, store = console(), Store(results)
-    if not read_grids(store):
-        raise BadInput(f"no grid was launched on {results}: python -m benchmark.run makes one")
+    if not screen.is_terminal:
+        screen = Console(width=WIDE)  # one line per cell, for grep
+    known_grids(store)
+    warn_of_damage(store, screen)
     if not watch:
         screen.print(picture(store))
         return DONE
@@ -106,17 +110,17 @@ def map_of(rows: list[Now]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=True)
     table.add_column("")
     cells: dict[str, dict[str, Text]] = {}
-    for row in rows:
+    for row in (row for row in rows if row.work.kind == "cell"):
         spec = row.work.spec
         ls = " +ls" if spec.reconstruct == "ls" else ""
         free = " (free)" if spec.preparation == "free" else ""
-        name = "dense" if row.work.kind == "dense" else f"{spec.method.label}{ls}{free}"
-        target = f"{100 * spec.flops_reduction:g} %" if row.work.kind == "cell" else ""
+        name = f"{spec.method.label}{ls}{free}"
+        target = f"{100 * spec.flops_reduction:g} %" if spec.flops_reduction else "dense"
         letters = cells.setdefault(name, {}).setdefault(target, Text())
         letters.append(MARKS[row.state], COLOURS[row.state])
     targets = list(dict.fromkeys(t for line in cells.values() for t in line))
     for target in targets:
-        table.add_column(target.replace("0 %", "0 %") if target != "0 %" else "-")
+        table.add_column(target)
     for name, line in cells.items():
         table.add_row(name, *(line.get(target, Text()) for target in targets))
     return table
@@ -150,7 +154,9 @@ def details(rows: list[Now], scale: float) -> Table:
     """State, cell, where it is, how long yet, and the last line of its log."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for row in sorted(rows, key=lambda r: (STATES.index(r.state), r.work.name)):
-        told = row.reason if row.state in ("failed", "interrupted", "waiting") else row.line
+        told = row.line if row.state == "running" else row.reason
+        if row.state == "running" and row.since:
+            told = f"{row.age}: {told}"
         table.add_row(
             Text(row.state, COLOURS[row.state]), row.work.key.partition("-")[2] or row.work.key,
             row.work.name, row.share, _left(row, scale), Text(told, overflow="fold"),

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from benchmark.attempts import Attempt, read_attempts
 from benchmark.checkpoint import EVERY, Checkpoints, quiet
 from benchmark.claims import Claims
 from benchmark.encoding import curve_csv
@@ -33,10 +34,11 @@ from benchmark.files import (
     write_numbered,
     write_text,
 )
-from benchmark.record import RECORD, RunRecord, one_line, parse_json, read_record
+from benchmark.record import RECORD, Newer, RunRecord, one_line, parse_json, read_record
 from benchmark.spec import RunSpec
 from methods.api import Plan
 
+ASIDE = ".damaged-"  # begins the name of what could not be read
 BALLAST = 1 << 18  # bytes: room for some hundred attempts
 
 
@@ -46,18 +48,6 @@ class Stage:
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """Why a cell has no record."""
-
-    run_id: str
-    status: str  # failed, n/a, not run
-    reason: str
-    log: str
-    spec: dict[str, Any]
-    at: str = ""  # when it ended
 
 
 @dataclass(frozen=True)
@@ -91,18 +81,36 @@ class Store:
     # ---- records -------------------------------------------------------------------------------
 
     def has(self, spec: RunSpec) -> bool:
-        return (self.run_folder(spec) / RECORD).is_file()
+        """Whether the run is finished and its record can be read."""
+        path = self.run_folder(spec) / RECORD
+        return path.is_file() and not damage_of(path)
+
+    def damage(self, spec: RunSpec) -> str:
+        """Why the run's folder holds no record that can be read; empty: all is well, or it is not
+        there."""
+        folder = self.run_folder(spec)
+        return damage_of(folder / RECORD) if folder.exists() else ""
 
     def read(self, spec: RunSpec) -> RunRecord:
         return read_record(self.run_folder(spec) / RECORD)
 
     def records(self) -> list[RunRecord]:
-        """All records, sorted by place."""
-        return [read_record(path) for path in self.record_paths()]
+        """All that can be read, sorted by place; `damaged` tells of the others.
+
+        Raises:
+            Newer: one is of a newer schema.
+        """
+        paths = [path for path in self.record_paths() if not damage_of(path)]
+        return [read_record(path) for path in paths]
+
+    def damaged(self) -> list[str]:
+        """A line for each record that cannot be read."""
+        return [reason for path in self.record_paths() if (reason := damage_of(path))]
 
     def record_paths(self) -> list[Path]:
+        """Of finished runs; not of drafts, nor of what was set aside."""
         found = (self.root / "runs").glob(f"*/*/*/*/{RECORD}")
-        return sorted(path for path in found if not path.parent.name.startswith(DRAFT))
+        return sorted(path for path in found if not path.parent.name.startswith("."))
 
     def write(
         self,
@@ -111,8 +119,11 @@ class Store:
         curve: list[dict[str, Any]],
         arrays: dict[str, np.ndarray],
     ) -> Path:
-        """Publish a finished run as one folder. A run that exists already is left alone."""
+        """Publish a finished run as one folder. A run that exists already is left alone; a damaged
+        one is set aside."""
         folder = self.run_folder(record.spec)
+        if self.damage(record.spec):
+            _set_aside(folder)
         with new_folder(folder) as draft:
             kept = {g: list(k) for g, k in plan.keep.items()}
             write_text(draft / RECORD, dump_json(record.model_dump(mode="json")))
@@ -143,17 +154,17 @@ class Store:
 
     def write_attempt(self, spec: RunSpec, status: str, reason: str, log: str = "") -> None:
         """Write down why a try ended without a record. On a full disk the ballast makes room."""
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        attempt = Attempt(spec.run_id, status, reason, log, spec.model_dump(mode="json"), now)
+        content = spec.model_dump(mode="json")
+        attempt = Attempt(spec.run_id, status, reason, log, content, time.time())
         folder = self.root / "attempts" / spec.folder
-        content = dump_json(asdict(attempt)).encode()
+        text = dump_json(asdict(attempt)).encode()
         try:
-            write_numbered(folder, content)
+            write_numbered(folder, text)
         except OSError as error:
             if not is_full(error):
                 raise
             self._ballast.unlink(missing_ok=True)
-            write_numbered(folder, content)
+            write_numbered(folder, text)
 
     @property
     def _ballast(self) -> Path:
@@ -167,9 +178,7 @@ class Store:
 
     def attempts(self, spec: RunSpec) -> list[Attempt]:
         """All tries of a run that ended without a record, oldest first."""
-        folder = self.root / "attempts" / spec.folder
-        found = (_read_attempt(path) for path in sorted(folder.glob("*.json")))
-        return [attempt for attempt in found if attempt is not None]
+        return read_attempts(self.root / "attempts" / spec.folder)
 
     def last_attempts(self) -> list[Attempt]:
         """The last attempt of every cell that has no record, sorted by place."""
@@ -177,9 +186,9 @@ class Store:
         for folder in sorted(
             {p.parent for p in (self.root / "attempts").glob("*/*/*/*/[0-9]*.json")}
         ):
-            attempt = _read_attempt(max(folder.glob("*.json")))
-            if attempt is not None and not self.has(RunSpec.model_validate(attempt.spec)):
-                found.append(attempt)
+            tries = read_attempts(folder)
+            if tries and not self.has(RunSpec.model_validate(tries[-1].spec)):
+                found.append(tries[-1])
         return found
 
     def attempted(self) -> list[RunSpec]:
@@ -215,10 +224,15 @@ class Store:
     def publish_stage(self, kind: str, key: str, stage: Stage) -> None:
         whole = {k: v.detach().cpu().contiguous().clone() for k, v in stage.tensors.items()}
         content = save(whole)
-        facts = {"facts": stage.facts, "sha256": _stage_digest(content, stage.facts)}
-        with new_folder(self._stage_folder(kind, key)) as draft:
+        sha256 = _stage_digest(content, stage.facts)
+        folder = self._stage_folder(kind, key)
+        if folder.exists() and not _is_stage(folder, sha256):
+            _set_aside(folder)  # of another try, on another machine, or damaged
+        with new_folder(folder) as draft:
             (draft / "tensors.safetensors").write_bytes(content)
-            (draft / "facts.json").write_text(dump_json(facts), encoding="utf-8")
+            (draft / "facts.json").write_text(
+                dump_json({"facts": stage.facts, "sha256": sha256}), encoding="utf-8"
+            )
 
     def _stage_folder(self, kind: str, key: str) -> Path:
         return self.stages / f"{kind}-{key}"
@@ -234,37 +248,35 @@ def _read_measurement(path: Path) -> dict[str, Any]:
     return content
 
 
+def damage_of(path: Path) -> str:
+    """Why a record cannot be read; empty: it can, or is of a newer schema."""
+    try:
+        read_record(path)
+    except Newer:
+        return ""
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+def _set_aside(folder: Path) -> None:
+    """Out of the way, but not lost."""
+    for number in itertools.count():
+        place = folder.with_name(f"{ASIDE}{folder.name}-{number}")
+        if not place.exists():
+            with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+                folder.rename(place)
+            return
+
+
+def _is_stage(folder: Path, sha256: str) -> bool:
+    try:
+        content = (folder / "tensors.safetensors").read_bytes()
+        whole = json.loads((folder / "facts.json").read_text("utf-8"))
+        return bool(whole["sha256"] == sha256 == _stage_digest(content, whole["facts"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _stage_digest(content: bytes, facts: dict[str, Any]) -> str:
     return hashlib.sha256(content + dump_json(facts).encode()).hexdigest()
-
-
-def _read_attempt(path: Path) -> Attempt | None:
-    """None: not an attempt that this version understands. Attempts are evidence, not results."""
-    try:
-        attempt = Attempt(**json.loads(path.read_text("utf-8")))
-        RunSpec.model_validate(attempt.spec)
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None
-    return attempt
-
-
-def check_writable(root: Path) -> None:
-    """Raises BadInput if results cannot be written there."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=root) as file:
-            file.write(bytes(1 << 16))
-            file.flush()
-    except OSError as error:
-        if is_full(error):
-            raise BadInput(full_disk(root)) from error
-        raise BadInput(f"results directory {root} is not writable: {error.strerror}") from error
-
-
-def full_disk(root: Path) -> str:
-    """One line about it."""
-    try:
-        free = f"{shutil.disk_usage(root).free / 2**20:.0f} MB free"
-    except OSError:
-        free = "no room"
-    return f"the disk under {root} is full ({free}): make room, or give another --results"

@@ -67,7 +67,7 @@ class Options(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     threads: int = Field(1, ge=1, le=1024)
-    jobs: int | None = Field(None, ge=1, le=1024)
+    jobs: int | None = Field(None, ge=0, le=1024)
     checkpoint_minutes: float = Field(10.0, ge=0)
     compile: bool = False
     results: Path = Path("results")

@@ -20,16 +20,17 @@ from benchmark.context import Context, dense_stage, make_trainer, set_threads_an
 from benchmark.data import Data, load_data
 from benchmark.errors import BadInput, is_full
 from benchmark.execute import run_one
+from benchmark.files import full_disk
 from benchmark.images import BatchSource
 from benchmark.ledger import BudgetExceeded
 from benchmark.phase import Diverged
 from benchmark.planning import BadMethod, scores_key
 from benchmark.runlog import RunLog
 from benchmark.spec import RunSpec
-from benchmark.store import Store, full_disk
+from benchmark.store import Store
 from benchmark.sweep import Cell, Options, preset_of
+from methods import Entry, find
 from methods import build as build_method
-from methods import find
 from methods.api import Unsupported
 
 ALWAYS_SAID = ("methods", "arch", "dataset", "preset", "seeds")  # defaults may change
@@ -116,7 +117,9 @@ def do(task: Task, report: Report, wait: bool = True) -> Ended:
         return Ended("busy", f"{task.name}: {reason}", 0.0)
     except Unsupported as reason:
         status, text = "n/a", str(reason)
-    except (Exception, SystemExit) as error:  # a cell must never take the grid down
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a cell must never take the grid down
         status, text = "failed", reason_of(error, store.root)
         if not isinstance(error, EXPECTED):
             log(traceback.format_exc())
@@ -171,11 +174,27 @@ def _do(task: Task, store: Store, report: Report, log: RunLog, wait: bool) -> st
             report(cell, phase, done, total)
 
         log(f"{task.name}: {claim.holder} begins: {task.command}")
-        record = run_one(task.spec, find(task.label), _context(task, store, tell, log))
+        record = run_one(task.spec, entry_of(task), _context(task, store, tell, log))
         log(f"done: {100 * record.final.test_top1:.2f} % test top-1 in {record.seconds:.1f} s")
     line = f"{task.name}: {100 * record.final.test_top1:.2f} % test top-1"
     cut = f" with {100 * record.flops_reduction:.1f} % of the FLOPs removed"
     return line + (cut if record.flops_reduction else "")
+
+
+def entry_of(task: Task) -> Entry:
+    """The method that the task names, if it is still the one that was planned.
+
+    Raises:
+        BadInput: its file or its revision changed since.
+    """
+    entry, planned = find(task.label), task.spec.method
+    found = (entry.name, entry.variant, entry.source_hash, entry.cls.revision)
+    if found != (planned.name, planned.variant, planned.source, planned.revision):
+        raise BadInput(
+            f"method {task.label} changed since the grid was planned: give the command again, it "
+            "is another run now"
+        )
+    return entry
 
 
 def _context(task: Task, store: Store, report: Report, log: RunLog) -> Context:
@@ -202,7 +221,7 @@ def _dense(task: Task, context: Context) -> str:
     set_threads_and_determinism(spec.threads)
     trainer = make_trainer(spec, context)
     test = BatchSource(context.data.test, spec.data, context.device)
-    method = build_method(find(task.label), spec.method.params)
+    method = build_method(entry_of(task), spec.method.params)
     stage = dense_stage(spec, method, trainer, test, context)
     return f"{task.name}: {100 * stage.facts['accuracy']['test_top1']:.2f} % test top-1"
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark import checkpoint
-from benchmark.checkpoint import Checkpoints, quiet
+from benchmark.checkpoint import Checkpoints, Torn, quiet
 from benchmark.evaluation import evaluate
 from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.noise import keyed_uniform
-from benchmark.phase import Diverged, EpochMemory, EpochRow, Phase, trained_only
+from benchmark.phase import Diverged, EpochMemory, EpochRow, Maker, Phase, trained_only
 from benchmark.schedule import Schedule, even, make_optimizer, order_of, phase_seed, rate_at
 from benchmark.spec import Precision, Recipe
 
@@ -55,7 +55,7 @@ class Trainer:
     compiled: bool = False
     checkpoints: Checkpoints | None = None  # of the piece of work at hand; None: nothing is kept
     log: Callable[[str], None] = quiet
-    resumed: list[str] = field(default_factory=list)  # machine kinds of earlier attempts
+    resumed: list[Maker] = field(default_factory=list)  # who made the checkpoints it went on from
     notes: dict[str, Any] = field(default_factory=dict)
     curve: list[EpochRow] = field(default_factory=list)
     _phase: int = 0
@@ -222,7 +222,11 @@ class Trainer:
         """Go on from the last whole checkpoint of the phase, if there is one."""
         found = None if self.checkpoints is None else self.checkpoints.last(run.name)
         if found is not None:
-            curve, self.resumed = run.restore(found)
+            try:
+                curve, self.resumed = run.restore(found)
+            except Torn as error:
+                self.log(f"warning: {error}; {run.name} begins anew")
+                return
             self.curve += curve
             self.log(f"{run.name} goes on after step {run.step} of {run.schedule.steps}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def _lone(spec: RunSpec) -> Planned:
 
 def sentence(now: Now, store: Store) -> str:
     """`hrank at 50 % seed 0 is …`"""
-    name, root = now.work.name, store.root
+    name, root = now.work.name, shlex.quote(str(store.root))
     if now.state == "done" and now.work.kind == "cell":
         return f"{name} is done: {done_line(store.read(now.work.spec))}; {_reused(now, store)}."
     if now.state == "done":
@@ -79,7 +80,13 @@ def sentence(now: Now, store: Store) -> str:
         return f"{name} stands: {_bare(now.reason)}."
     if now.state == "running":
         share = f", {now.share}" if now.share else ""
-        return f"{name} is running: {_bare(now.reason)}{share}."
+        age = f", {now.age}" if now.since else ""
+        return f"{name} is running: {_bare(now.reason)}{share}{age}."
+    if now.state == "damaged":
+        again = f"python -m benchmark.retry --results {root}"
+        return (
+            f"{name} is damaged: {_bare(now.reason)}; `{again}` sets it aside and makes it again."
+        )
     return f"{name} is to do: {_bare(now.reason)}."
 
 

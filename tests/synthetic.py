@@ -20,7 +20,7 @@ from benchmark.record import (
     SelectionCheck,
     Spent,
 )
-from benchmark.spec import ArchIdentity, MethodIdentity, Recipe, RunSpec, Seeds, Start
+from benchmark.spec import ArchIdentity, MethodIdentity, Recipe, RunSpec, Seeds, Start, digest
 from benchmark.store import Store
 from methods.api import Plan
 
@@ -113,7 +113,7 @@ def record(
         "groups": names,
         "widths": {n: max(1, round(left * WIDTH)) for n in names},
         "dense_widths": dict.fromkeys(names, WIDTH),
-        "plan": "p",
+        "plan": digest({n: list(range(max(1, round(left * WIDTH)))) for n in names}),
         "weights": "w",
         "before_recovery": point(0.2),
         "recalibrated": point(0.5),

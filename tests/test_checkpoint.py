@@ -184,3 +184,25 @@ def test_a_loss_that_is_not_finite_is_divergence() -> None:
             WithDropout(), Recipe(epochs=1, lr=0.1, batch_size=50), "dense",
             penalty=lambda: torch.tensor(float("nan")),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["tensor", "fact", "part"])
+def test_a_whole_checkpoint_of_another_version_means_a_fresh_start_with_a_warning(
+    change: str, tmp_path: Path
+) -> None:
+    recipe = Recipe(epochs=2, lr=0.05, batch_size=25)
+    whole, _ = trained(tmp_path, recipe, (), 1e9)
+    moment = Checkpoints(tmp_path).last("dense")
+    assert moment is not None
+    if change == "tensor":
+        del moment.tensors["net|conv.weight"]
+    elif change == "fact":
+        del moment.facts["phase"]["step"]
+    else:
+        del moment.facts["random"]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    Checkpoints(tmp_path).save("dense", 16, moment)
+    again, curve = trained(tmp_path, recipe, (), 1e9)
+    assert tiny.same(whole, again)
+    assert len(curve) == 2

@@ -14,6 +14,7 @@ import synthetic as made
 from rich.console import Console
 
 from benchmark import columns, frames, report, tables
+from benchmark.cli import BAD_INPUT, invoke
 from benchmark.errors import BadInput
 from benchmark.record import RunRecord, SelectionCheck
 from benchmark.spec import Seeds, Start
@@ -294,13 +295,9 @@ def test_stale_files_go_and_others_stay(tmp_path: Path) -> None:
 
 
 def test_nothing_to_report_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from typer import Exit
-
     with pytest.raises(BadInput, match="no results under"):
         report.build(tmp_path / "absent")
-    with pytest.raises(Exit) as stopped:
-        report.main(tmp_path)
-    assert stopped.value.exit_code == 2
+    assert invoke(report.main, ["--results", str(tmp_path)]) == BAD_INPUT
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -453,3 +454,44 @@ def test_a_dense_network_that_fails_is_not_tried_once_per_cell(
     }
     assert "0 of 2 cells done, 2 failed" in capsys.readouterr().out
     assert len(list((tmp_path / "logs").iterdir())) == 1  # no cell began
+
+
+ENDS = MINE.replace("class Mine", "class Ends").replace("return {", "{how}\n        return {")
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("import os; os._exit(7)", r"its worker process ended \(exit code 7\) 3 times"),
+        ("raise BaseException('odd')", r"BaseException: odd \(see logs/"),
+        ("raise GeneratorExit", r"GeneratorExit: .*\(see logs/"),
+    ],
+)
+def test_however_a_method_ends_its_process_the_grid_goes_on_with_one_job_too(
+    how: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "ends.py").write_text(ENDS.replace("{how}", how))
+    root = tmp_path / "results"
+    words = ["--methods", f"{tmp_path / 'ends.py'},l1norm", "--jobs", "1"]
+    assert cli(*words, results=root) == FAILED
+    assert [r.spec.method.name for r in Store(root).records()] == ["l1norm"]
+    (attempt,) = Store(root).last_attempts()
+    assert attempt.status == "failed"
+    assert re.match(reason, attempt.reason), attempt.reason
+
+
+def test_a_plan_does_not_depend_on_who_made_the_scores(tmp_path: Path) -> None:
+    """`select` may draw from the global generator: it finds it as a fresh run does."""
+    draws = MINE.replace("class Mine", "class Draws") + (
+        "\n    def select(self, net, scores, budget):\n        import torch\n"
+        "        noisy = {n: torch.rand(len(s)) for n, s in scores.items()}\n"
+        "        return net.rank(noisy, budget)\n"
+    )
+    (tmp_path / "draws.py").write_text(draws)
+    root, words = tmp_path / "results", ["--methods", str(tmp_path / "draws.py"), "--jobs", "0"]
+    assert cli(*words, results=root) == DONE
+    (first,) = Store(root).records()
+    shutil.rmtree(root / "runs")
+    assert cli(*words, results=root) == DONE
+    (second,) = Store(root).records()
+    assert (first.plan, first.weights) == (second.plan, second.weights)

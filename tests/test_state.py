@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import synthetic
 
-from benchmark import clean, doctor, logs, retry, run, status, why
+from benchmark import clean, doctor, logs, report, retry, run, status, why
 from benchmark.cli import BAD_INPUT, DONE, FAILED, invoke
 from benchmark.files import dump_json, write_text
 from benchmark.grid import Grid, Planned, read_grids
@@ -260,7 +260,7 @@ def test_doctor_finds_broken_records_and_locks(
     assert invoke(doctor.main, ["--results", str(tmp_path)]) == DONE
     out = capsys.readouterr().out
     for said in ("versions", "torch", "can be written", "GB free", "keeps other processes out",
-                 "digits comes with", "1 can be read"):  # fmt: skip
+                 "digits comes with", "1 are whole"):  # fmt: skip
         assert said in out
     (folder / "record.json").write_text("{")
     monkeypatch.setattr(doctor, "locks_hold", lambda _: False)
@@ -317,5 +317,60 @@ def test_retry_goes_on_from_any_working_directory_with_the_settings_of_the_grid(
     (home / "mine.py").write_text(MINE.replace("no luck", "bad luck"))  # another method now
     (record,) = [p for p in store.record_paths() if "mine" in str(p)]
     shutil.rmtree(record.parent)
-    assert invoke(retry.main, ["--results", str(home / "r")]) == BAD_INPUT
-    assert "these are other runs now" in capsys.readouterr().err
+    assert invoke(retry.main, ["--results", str(home / "r")]) == DONE
+    assert "is another run now: its file, the data or the code changed" in capsys.readouterr().out
+    assert len([r for r in store.records() if r.spec.method.name == "mine"]) == 1
+
+
+def test_a_try_that_was_killed_after_one_that_failed_is_interrupted(tmp_path: Path) -> None:
+    store, spec = Store(tmp_path), synthetic.spec("l1norm", 0)
+    store.write_attempt(spec, "failed", "no luck")
+    killed = held(tmp_path, "run", spec.run_id)
+    killed.kill()
+    killed.join(30)
+    write(store, [planned(spec)])
+    assert [n.state for n in states(store)] == ["interrupted"]
+    store.write_attempt(spec, "failed", "no luck again")
+    assert [(n.state, n.reason) for n in states(store)] == [("failed", "no luck again")]
+
+
+def test_a_damaged_record_is_a_state_of_its_own_and_blocks_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    specs = [synthetic.spec("l1norm", seed) for seed in (0, 1)]
+    folders = [synthetic.write(store, synthetic.record(spec)) for spec in specs]
+    write(store, [planned(spec) for spec in specs])
+    content = (folders[0] / "record.json").read_bytes()
+    (folders[0] / "record.json").write_bytes(content[:300])
+    assert [n.state for n in states(store)] == ["damaged", "done"]
+    for verb, words in ((status, []), (report, []), (clean, []), (why, [specs[0].run_id])):
+        assert invoke(verb.main, [*words, "--results", str(tmp_path)]) == DONE
+        said = " ".join(capsys.readouterr().out.split())
+        assert "is not a run record" in said or verb is clean
+    synthetic.write(store, synthetic.record(specs[0]))  # made again
+    assert (folders[0] / "record.json").read_bytes() == content
+    (aside,) = folders[0].parent.glob(".damaged-*")
+    assert (aside / "record.json").read_bytes() == content[:300]
+    assert [n.state for n in states(store)] == ["done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value"),
+    [("grids/abc.json", "started", "NaN"), ("claims", "done", '"a"'), ("attempts", "reason", "7")],
+)
+def test_local_files_with_values_of_other_types_are_passed_over(
+    place: str, key: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, spec = Store(tmp_path), synthetic.spec("l1norm", 0)
+    write(store, [planned(spec)])
+    store.write_attempt(spec, "failed", "x")
+    process = held(tmp_path, "run", spec.run_id)
+    process.kill()
+    process.join(30)
+    (path,) = [p for p in tmp_path.rglob("*.json") if place in str(p.relative_to(tmp_path))]
+    path.write_text(re.sub(rf'"{key}": [^,\n]+', f'"{key}": {value}', path.read_text()))
+    code = invoke(status.main, ["--results", str(tmp_path)])
+    said = capsys.readouterr()
+    assert (code, "cannot be read" in said.err) == ((2, True) if key == "started" else (0, False))
+    assert invoke(why.main, [spec.run_id, "--results", str(tmp_path)]) in (DONE, BAD_INPUT)

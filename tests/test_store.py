@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as hnp
 
 from benchmark.encoding import decode, encode, weights_digest
 from benchmark.errors import BadInput
-from benchmark.files import write_numbered, write_text
+from benchmark.files import check_writable, write_numbered, write_text
 from benchmark.record import read_record
-from benchmark.store import Stage, Store, check_writable
+from benchmark.store import Stage, Store
 
 
 def a_record(root: Path) -> tuple[Store, Path]:
@@ -199,3 +199,23 @@ def test_a_measurement_that_cannot_be_read_is_named(text: str, tmp_path: Path) -
     write_text(strange, text)
     with pytest.raises(BadInput, match=r"optimistic-a\.json is not a measurement"):
         store.measurements(spec, "optimistic")
+
+
+def test_another_try_replaces_the_stage_of_one_that_left_other_content(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for value in (1.0, 2.0, 2.0):
+        store.publish_stage("final", "k", Stage({"a": torch.tensor([value])}, {}))
+    found = store.stage("final", "k")
+    assert found is not None
+    assert found.tensors["a"].item() == 2.0
+    assert len(list((tmp_path / "stages").glob(".damaged-*"))) == 1
+
+
+def test_a_run_folder_without_a_record_does_not_swallow_the_result(tmp_path: Path) -> None:
+    store, path = a_record(tmp_path)
+    content = path.read_bytes()
+    path.unlink()
+    spec = synthetic.spec("l1norm", 0)
+    assert not store.has(spec)
+    synthetic.write(store, synthetic.record(spec))
+    assert path.read_bytes() == content

@@ -12,13 +12,15 @@ import synthetic
 import torch
 
 from benchmark import tasks
+from benchmark.errors import BadInput
 from benchmark.ledger import BudgetExceeded
 from benchmark.phase import Diverged
 from benchmark.pool import next_task
 from benchmark.record import RunRecord
 from benchmark.store import Stage, Store
 from benchmark.sweep import Options
-from benchmark.tasks import Task, do
+from benchmark.tasks import Task, do, entry_of
+from methods import find
 from methods.api import Unsupported
 
 
@@ -117,3 +119,31 @@ def test_cells_wait_for_their_dense_network_and_for_scores_that_are_being_made(
     Store(tmp_path).publish_stage("scores", "s", Stage({}, {}))
     assert next_task(queue, [first]) is second
     assert next_task(queue, []) is None
+
+
+def test_a_method_file_that_changed_since_planning_is_not_filed_under_its_old_hash(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    made = synthetic.spec("mine", 0)
+    method = made.method.model_copy(update={"source": find(str(path)).source_hash})
+    spec = made.model_copy(update={"method": method})
+    work = task(tmp_path / "r", label=str(path), spec=spec, key=spec.run_id)
+    assert entry_of(work).name == "mine"
+    path.write_text(MINE.replace("abs", "square"))
+    with pytest.raises(BadInput, match="changed since the grid was planned"):
+        entry_of(work)
+
+
+MINE = '''"""Mine."""
+from dataclasses import dataclass
+from methods.api import Method
+
+@dataclass(frozen=True)
+class Mine(Method):
+    """Norm."""
+
+    def score(self, net, trainer):
+        return {n: net.weight(n).detach().abs().sum((1, 2, 3)) for n in net.layers}
+'''
