@@ -6,14 +6,19 @@ A method is known by its entry, so a user's own file can be checked as ours are.
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from benchmark import select
 from benchmark.archs import structure_hash
+from benchmark.checkpoint import Checkpoints
+from benchmark.encoding import weights_digest
 from benchmark.ledger import FORWARD_SHARE
 from benchmark.reach import holds
 from benchmark.trial import Bench, NotApplicable, Outcome, permute, prune, some_images
@@ -179,6 +184,36 @@ def the_test_split_is_out_of_reach(entry: Entry, bench: Bench) -> None:
             raise Broken(f"test pixels can be reached through the {name}")
 
 
+class _Kill(BaseException):
+    """Stands for a kill: no method may catch it."""
+
+
+def a_killed_fit_goes_on_the_same(entry: Entry, bench: Bench) -> None:
+    """What training needs lives in tensors: replayed from its checkpoints, it ends the same."""
+    whole = prune(entry, bench)
+    images = max((row.images for row in whole.trainer.curve), default=0)
+    if not images:
+        return  # it trains nothing: all of it is replayed
+
+    def kill(phase: str, done: int, total: int) -> None:
+        if 2 * done >= images:
+            raise _Kill
+
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Checkpoints(Path(folder), every=0.0)
+        with contextlib.suppress(_Kill):
+            prune(entry, bench, watch=lambda t: vars(t).update(checkpoints=kept, progress=kill))
+        again = prune(entry, bench, watch=lambda t: vars(t).update(checkpoints=kept))
+    same = weights_digest(again.net.traced.state_dict()) == weights_digest(
+        whole.net.traced.state_dict()
+    )
+    if again.plan != whole.plan or not same:
+        raise Broken(
+            "killed inside fit() and resumed, it ends otherwise: what changes from step to step "
+            "must be a parameter or buffer of the network or its gates"
+        )
+
+
 CHECKS: tuple[Check, ...] = (
     scores_are_sound,
     plan_is_valid,
@@ -191,6 +226,7 @@ CHECKS: tuple[Check, ...] = (
     permuted_channels_permute_the_kept_set,
     networks_give_different_scores,
     the_test_split_is_out_of_reach,
+    a_killed_fit_goes_on_the_same,
 )
 
 

@@ -110,7 +110,9 @@ def scored(
         return Moment(scores, {})
 
     key = scores_key(spec, method.prepares)
-    return _once("scores", key, work, net, trainer, context).tensors
+    found = _once("scores", key, work, net, trainer, context).tensors
+    first = [n for n in net.layers if n in found]  # a file does not keep the order
+    return {n: found[n] for n in (*first, *sorted(found.keys() - set(first)))}
 
 
 def planned(
@@ -126,7 +128,7 @@ def planned(
 
     key = digest(spec.model_dump(mode="json", exclude={"reconstruct"}))
     found = _once("plan", key, work, net, trainer, context)
-    return Plan({group: tuple(kept) for group, kept in found.facts.items()})
+    return Plan({group: tuple(kept) for group, kept in sorted(found.facts.items())})
 
 
 def _once(

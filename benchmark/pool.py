@@ -195,6 +195,7 @@ def _died(worker: Worker, progress: GridProgress, deaths: Counter[str]) -> Ended
     reason = f"its worker process ended ({how}{memory})"
     store = Store(task.options.results)
     again = deaths[task.key] < MOST_DEATHS
+    reason += "" if again else f", {MOST_DEATHS} times"
     if task.kind == "cell":
         status = "interrupted" if again else "failed"
         note_attempt(store, task.spec, status, reason, task.key)
@@ -202,7 +203,6 @@ def _died(worker: Worker, progress: GridProgress, deaths: Counter[str]) -> Ended
     if again:
         progress.say(f"{task.name}: {reason}; it goes on, from its last checkpoint if there is one")
         return task
-    reason = f"{reason} {MOST_DEATHS} times"
     return Ended("failed", f"{task.name}: failed: {reason}", 0.0, task.kind, reason)
 
 

@@ -57,10 +57,12 @@ def prune(
     network_seed: int = 0,
     seed: int = 0,
     prepare: Callable[[Network], None] = lambda net: None,
+    watch: Callable[[Trainer], None] = lambda trainer: None,
 ) -> Outcome:
     """Let the method choose channels of a new network, by its own allocation."""
     net, trainer = bench.network(network_seed), bench.trainer(seed)
     prepare(net)
+    watch(trainer)
     trainer.use(net)
     method = method_of(entry, trainer.epochs)
     budget = Budget(bench.macs_cut, bench.min_keep, method.allocations[0])

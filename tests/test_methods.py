@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import tiny
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark import archs, conformance
 from benchmark.data import Data
@@ -336,6 +336,18 @@ class TrainsInSecret(Good):
         return norms(net)
 
 
+class CountsInAClosure(Good):
+    def score(self, net: Any, trainer: Any) -> Scores:
+        steps = [0]
+
+        def penalty() -> Tensor:
+            steps[0] += 1
+            return 0.01 * steps[0] * sum(w.square().sum() for w in net.parameters())
+
+        trainer.fit(net, 1.0, penalty=penalty)
+        return norms(net)
+
+
 class LooksTooOften(Good):
     def score(self, net: Any, trainer: Any) -> Scores:
         trainer.ledger.add("scoring", "forward", 100, 1, 0.0)
@@ -414,6 +426,7 @@ BAD = [
     (conformance.permuted_channels_permute_the_kept_set, ByNumber, "other ones are kept"),
     (conformance.networks_give_different_scores, ByNumber, "same scores"),
     (conformance.the_test_split_is_out_of_reach, SeesTheTest, "through the trainer"),
+    (conformance.a_killed_fit_goes_on_the_same, CountsInAClosure, "killed inside fit"),
 ]
 
 

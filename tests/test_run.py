@@ -462,7 +462,7 @@ ENDS = MINE.replace("class Mine", "class Ends").replace("return {", "{how}\n    
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("import os; os._exit(7)", r"its worker process ended \(exit code 7\) 3 times"),
+        ("import os; os._exit(7)", r"its worker process ended \(exit code 7\), 3 times"),
         ("raise BaseException('odd')", r"BaseException: odd \(see logs/"),
         ("raise GeneratorExit", r"GeneratorExit: .*\(see logs/"),
     ],
