@@ -150,7 +150,7 @@ def _cell_row(part: pd.DataFrame) -> Row:
 
 
 def _worst(statuses: set[str]) -> str:
-    known = [s for s in ("failed", "not run", "n/a") if s in statuses]
+    known = [s for s in ("failed", "interrupted", "not run", "n/a") if s in statuses]
     return known[0] if known else min(statuses)
 
 
