@@ -93,12 +93,15 @@ def undisturbed(config: Path) -> dict[str, object]:
 
 @pytest.mark.slow
 def test_a_grid_that_is_killed_thirty_times_ends_like_one_left_alone(
-    config: Path, undisturbed: dict[str, object], tmp_path: Path
+    config: Path, undisturbed: dict[str, object], small_disk: Path | None, tmp_path: Path
 ) -> None:
+    """Workers and launcher are killed, two checkpoints cut, and the disk is full for a while, where
+    this user may mount one."""
     draw, began = random.Random(33), time.monotonic()
-    kills, rounds, torn = 0, 0, set[Path]()
+    kills, rounds, torn, logs = 0, 0, set[Path](), ""
+    fill_at = KILLS // 2 if small_disk else None
     while kills < KILLS:
-        root, rounds = tmp_path / str(rounds), rounds + 1
+        root, rounds = (small_disk or tmp_path) / str(rounds), rounds + 1
         words: tuple[str, ...] = ("run", "--config", str(config))
         while len(Store(root).record_paths()) < CELLS:
             assert time.monotonic() - began < LONGEST
@@ -106,16 +109,36 @@ def test_a_grid_that_is_killed_thirty_times_ends_like_one_left_alone(
             while launcher.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     launcher.wait(draw.uniform(0.5, 3.0))
-                if launcher.poll() is None and kills < KILLS:
+                ripe = fill_at is not None and kills >= fill_at and len(torn) == TEARS
+                if launcher.poll() is None and ripe:  # later: a full disk takes no log either
+                    _starve(launcher, root)
+                    fill_at = None
+                elif launcher.poll() is None and kills < KILLS:
                     kills += _kill(launcher, root, draw)
             if len(torn) < TEARS:
                 torn |= _tear(root, draw, torn)
             has_grid = any((root / "grids").glob("*.json"))
             words = ("retry",) if has_grid and draw.random() < 0.5 else words
         assert outcomes(root) == undisturbed
+        logs += "".join(log.read_text() for log in root.rglob("*.log"))
+        shutil.rmtree(root)
     assert len(torn) == TEARS
-    logs = "".join(log.read_text() for log in tmp_path.rglob("*.log"))
     assert all(f"{path.name} is torn" in logs for path in torn)
+    assert fill_at is None
+
+
+def _starve(launcher: subprocess.Popen[str], root: Path) -> None:
+    """No room until the launcher gave up."""
+    filler = root.parent / "filler"
+    _fill(filler)
+    launcher.communicate(timeout=300)
+    filler.unlink()
+
+
+def _fill(filler: Path) -> None:
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 def _kill(launcher: subprocess.Popen[str], root: Path, draw: random.Random) -> bool:
@@ -161,9 +184,7 @@ def test_a_full_disk_ends_cells_with_the_reason_and_room_lets_them_go_on(
     while not Store(root).record_paths():
         assert launcher.poll() is None
         time.sleep(0.1)
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    _fill(filler)
     said, _ = launcher.communicate(timeout=300)
     assert launcher.returncode in (FAILED, BAD_INPUT), said
     assert "Traceback" not in said
