@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,10 @@ from benchmark.store import Stage, Store
 FORK = multiprocessing.get_context("fork")
 
 
-def _hold(folder: Path, ready: object, seconds: float) -> None:
+def _hold(folder: Path, ready: Any, release: Any) -> None:
     with Claims(folder).take("dense", "k"):
-        ready.set()  # type: ignore[attr-defined]
-        time.sleep(seconds)
+        ready.set()
+        release.wait(120)
 
 
 def _make(root: str, log: str) -> None:
@@ -34,7 +35,7 @@ def _make(root: str, log: str) -> None:
 
 def test_a_claim_that_is_held_is_busy_and_says_by_whom(tmp_path: Path) -> None:
     ready = FORK.Event()
-    holder = FORK.Process(target=_hold, args=(tmp_path, ready, 60))
+    holder = FORK.Process(target=_hold, args=(tmp_path, ready, FORK.Event()))
     holder.start()
     ready.wait(30)
     claims = Claims(tmp_path)
@@ -47,7 +48,7 @@ def test_a_claim_that_is_held_is_busy_and_says_by_whom(tmp_path: Path) -> None:
 
 def test_the_claim_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     ready = FORK.Event()
-    holder = FORK.Process(target=_hold, args=(tmp_path, ready, 60))
+    holder = FORK.Process(target=_hold, args=(tmp_path, ready, FORK.Event()))
     holder.start()
     ready.wait(30)
     holder.kill()
@@ -66,12 +67,16 @@ def test_the_claim_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_a_claim_is_waited_for(tmp_path: Path) -> None:
-    ready = FORK.Event()
-    holder = FORK.Process(target=_hold, args=(tmp_path, ready, 0.5))
+    ready, release, said = FORK.Event(), FORK.Event(), list[str]()
+    holder = FORK.Process(target=_hold, args=(tmp_path, ready, release))
     holder.start()
     ready.wait(30)
-    said = list[str]()
-    with Claims(tmp_path).take("dense", "k", log=said.append):
+
+    def log(line: str) -> None:
+        said.append(line)
+        release.set()  # only now, so that it was waited for indeed
+
+    with Claims(tmp_path).take("dense", "k", log=log):
         pass
     assert said[0].startswith(f"waiting for dense k: process {holder.pid}")
     holder.join(30)
