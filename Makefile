@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RESULTS ?= results-demo
 
-.PHONY: demo test test-all lint report bench clean
+.PHONY: demo test test-all lint report bench clean slurm-up slurm-down
 
 .venv/.base: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -34,6 +34,12 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+slurm-up:  ## a real SLURM of four nodes on this machine, for tests; as root
+	$(PYTHON) slurm/local/cluster.py up
+
+slurm-down:  ## end it, by pid
+	$(PYTHON) slurm/local/cluster.py down
 
 report: .venv/.base  ## tables and figures again from the records
 	$(BIN)/python -m benchmark.report --results $(RESULTS)
