@@ -55,6 +55,8 @@ def stage_key(spec: RunSpec, own_dense: bool = False) -> str:
         "precision": spec.precision,
         "threads": spec.threads,
     }
+    if spec.replicas > 1:
+        content |= {"replicas": spec.replicas, "sync_bn": spec.sync_bn}
     if spec.baseline is not None:
         content["recipe"] = spec.baseline.model_dump(mode="json")
     if own_dense:

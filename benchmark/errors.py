@@ -7,6 +7,15 @@ class BadInput(Exception):
     """A user's mistake: one clear line, exit code 2."""
 
 
+class Stopped(KeyboardInterrupt):
+    """The work was asked to stop, as before the end of a cluster job. `kept`: a checkpoint of this
+    very moment was written, so nothing is lost."""
+
+    def __init__(self, kept: bool) -> None:
+        self.kept = kept
+        super().__init__("stopped" if kept else "stopped where there is no checkpoint")
+
+
 def is_full(error: BaseException) -> bool:
     """Whether no room was left on the disk, or within the quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -18,7 +18,7 @@ from benchmark.store import Store
 from benchmark.sweep import Cell, Options
 from benchmark.tasks import Task, task_of
 
-ELSEWHERE = {"results", "jobs", "device", "checkpoint_minutes"}  # the same grid with other values
+ELSEWHERE = {"results", "jobs", "device", "checkpoint_minutes", "executor", "site"}  # the same grid with other values
 
 
 @dataclass(frozen=True)

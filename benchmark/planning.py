@@ -26,7 +26,7 @@ from benchmark.record import (
     SelectionCheck,
 )
 from benchmark.schedule import phase_seed
-from benchmark.spec import RunSpec, Seeds, digest
+from benchmark.spec import RunSpec, Seeds, digest, identity
 from benchmark.store import Stage
 from benchmark.trainer import Trainer
 from methods.api import Budget, Method, Plan
@@ -96,7 +96,7 @@ def scores_key(spec: RunSpec, prepares: bool = True) -> str:
     apart = {"allocation", "rates", "flops_reduction", "min_width", "reconstruct"}
     if not prepares:
         apart |= {"recovery", "preparation"}
-    return digest(spec.model_dump(mode="json", exclude=apart))
+    return digest({k: v for k, v in identity(spec).items() if k not in apart})
 
 
 def scored(

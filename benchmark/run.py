@@ -70,6 +70,14 @@ def main(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of a cell. Default 1.")] = None,
+    gpus_per_cell: Annotated[
+        int | None, typer.Option(help="Parts of each batch, on as many GPUs where there are.")
+    ] = None,
+    sync_bn: Annotated[
+        bool | None, typer.Option("--sync-bn", help="Batch norm over all parts; needs GPUs.")
+    ] = None,
+    executor: Annotated[str | None, typer.Option(help="local, or slurm with --site.")] = None,
+    site: Annotated[Path | None, typer.Option(help="A file as slurm/sites/*.toml.")] = None,
     jobs: Annotated[
         int | None,
         typer.Option(help="Cells at once; 0: in this process. Default cores // threads."),

@@ -98,7 +98,13 @@ class Seeds(Frozen):
 
 
 class RunSpec(Frozen):
-    """One cell at one seed."""
+    """One cell at one seed.
+
+    `replicas`: parts into which each training batch is cut, each with batch-norm statistics of its
+    own unless `sync_bn`. As many processes, one per GPU, work on them at once, or one in turn.
+    """
+
+    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"replicas", "sync_bn"})
 
     protocol: int = PROTOCOL
     track: Track
@@ -118,6 +124,8 @@ class RunSpec(Frozen):
     reconstruct: Literal["none", "ls"] = "none"
     precision: Precision = "fp32"
     threads: int = Field(1, ge=1)
+    replicas: int = Field(1, ge=1)
+    sync_bn: bool = False
     seeds: Seeds
 
     @model_validator(mode="after")

@@ -67,6 +67,10 @@ class Options(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     threads: int = Field(1, ge=1, le=1024)
+    gpus_per_cell: int = Field(1, ge=1, le=1024)
+    sync_bn: bool = False
+    executor: Literal["local", "slurm"] = "local"
+    site: Path | None = None
     jobs: int | None = Field(None, ge=0, le=1024)
     checkpoint_minutes: float = Field(10.0, ge=0)
     compile: bool = False
@@ -240,6 +244,8 @@ def plan_cell(options: Options, entry: Entry, arch: ArchIdentity, data: Data, ax
         reconstruct=axes.reconstruct if can_refit else "none",
         precision=precision_of(options),
         threads=options.threads,
+        replicas=options.gpus_per_cell,
+        sync_bn=options.sync_bn and options.gpus_per_cell > 1,
         seeds=_seeds(start, axes.seed),
     )
     return Cell(spec, entry, *_blocked(options, entry, spec))
@@ -278,6 +284,8 @@ def _paper_cell(options: Options, entry: Entry, arch: ArchIdentity, data: Data, 
         baseline=base,
         precision=precision_of(options),
         threads=options.threads,
+        replicas=options.gpus_per_cell,
+        sync_bn=options.sync_bn and options.gpus_per_cell > 1,
         seeds=_seeds(start, axes.seed),
     )
     if not recipe:

@@ -280,7 +280,7 @@ def command_of(cell: Cell, options: Options, label: str) -> str:
     said = chosen.model_dump(mode="json", exclude_defaults=True)
     said |= {name: getattr(chosen, name) for name in ALWAYS_SAID}
     for name, value in said.items():
-        if name in ("results", "jobs", "device", "checkpoint_minutes"):
+        if name in ("results", "jobs", "device", "checkpoint_minutes", "executor", "site"):
             continue
         flag = "--" + name.replace("_", "-")
         if isinstance(value, dict):
