@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 RESULTS ?= results-demo
 
-.PHONY: demo test test-all lint report bench clean slurm-up slurm-down
+SLURM_PACKAGES := slurmctld slurmd slurm-client slurmdbd munge mariadb-server
+
+.PHONY: demo test test-all lint report bench clean slurm-install slurm-up slurm-down
 
 .venv/.base: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -24,8 +26,9 @@ demo: .venv/.base  ## the main job on bundled images: no download, a few minutes
 test: .venv/.test  ## the core suite
 	$(BIN)/python -m pytest -m "not slow and not slurm" -n 2 --dist worksteal
 
-test-all: .venv/.test  ## also what is slow
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+test-all: .venv/.test  ## also what is slow, and what needs SLURM where its packages are
+	$(BIN)/python -m pytest -m "not slurm" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m slurm
 
 bench: .venv/.test  ## speed: pairs of ours beside the naive way
 	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' -p no:xdist
@@ -34,6 +37,10 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+slurm-install:  ## Debian's packages for a SLURM on this machine; as root
+	@which slurmctld slurmd sbatch slurmdbd munged mariadbd >/dev/null || { apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(SLURM_PACKAGES); }
 
 slurm-up:  ## a real SLURM of four nodes on this machine, for tests; as root
 	$(PYTHON) slurm/local/cluster.py up

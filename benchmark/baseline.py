@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmark import archs
 from benchmark.archs import load_weights, read_checkpoint
+from benchmark.claims import take_for
 from benchmark.encoding import weights_digest
 from benchmark.environment import hardware_kind
 from benchmark.errors import BadInput
@@ -74,9 +75,9 @@ def dense_stage(
 ) -> Stage:
     """Weights and accuracy of the dense network, made on first use."""
     model = new_model(spec)
-    key = stage_key(spec, method.own_dense)
-    with store.claims.take("dense", key, log=trainer.log) as claim:
-        found = store.stage("dense", key, trainer.log)
+    key, team = stage_key(spec, method.own_dense), trainer.team
+    with take_for(team, store.claims, "dense", key, log=trainer.log) as claim:
+        found = team.lead(lambda: store.stage("dense", key, trainer.log))
         if found is not None:
             return found
         if spec.start.kind == "checkpoint":
@@ -85,8 +86,8 @@ def dense_stage(
             with trainer.telling(store.claims.news(claim)):
                 model = _train(model, spec, method, trainer)
         model.to(trainer.device)
-        found = Stage(
-            dict(model.state_dict()),
+        made = Stage(
+            {name: tensor.cpu() for name, tensor in model.state_dict().items()},
             {
                 "weights": weights_digest(model.state_dict()),
                 "accuracy": accuracy(model, trainer, test).model_dump(mode="json"),
@@ -95,10 +96,14 @@ def dense_stage(
                 "hardware": hardware_kind(),
             },
         )
-        store.publish_stage("dense", key, found)
-        if trainer.checkpoints is not None:
-            trainer.checkpoints.drop()
-    return found
+
+        def publish() -> Stage:
+            store.publish_stage("dense", key, made)
+            if trainer.checkpoints is not None:
+                trainer.checkpoints.drop()
+            return made
+
+        return team.lead(publish)
 
 
 def example(spec: RunSpec) -> Tensor:
@@ -108,8 +113,8 @@ def example(spec: RunSpec) -> Tensor:
 
 def accuracy(model: nn.Module, trainer: Trainer, test: BatchSource) -> Accuracy:
     """Test and validation figures of a network as it is."""
-    found = evaluate(model, test)
-    val = evaluate(model, trainer.val).top1 if len(trainer.val) else None
+    found = evaluate(model, test, team=trainer.team)
+    val = trainer.accuracy(model) if len(trainer.val) else None
     return Accuracy(test_top1=found.top1, test_top5=found.top5, test_loss=found.loss, val_top1=val)
 
 

@@ -19,7 +19,9 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from benchmark.checkpoint import quiet
+from benchmark.errors import Stopped
 from benchmark.record import parse_json
+from benchmark.team import Team
 
 GLANCE = 0.3  # seconds
 PAUSE = 2.0  # seconds between two lines about progress
@@ -49,6 +51,20 @@ class Claim:
 
 
 CLAIM = TypeAdapter(Claim)
+
+
+@contextlib.contextmanager
+def take_for(
+    team: Team,
+    claims: Claims,
+    kind: str,
+    key: str,
+    wait: bool = True,
+    log: Callable[[str], None] = quiet,
+) -> Iterator[Claim]:
+    """As `Claims.take`: the first of the team holds the work for all of it, and Busy is for all."""
+    with contextlib.ExitStack() as stack:
+        yield team.lead(lambda: stack.enter_context(claims.take(kind, key, wait, log)))
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,7 @@ class Claims:
             self.write(claim)
             try:
                 yield claim
-            except Exception:
+            except (Exception, Stopped):
                 self._end(claim)
                 raise
             self._end(claim)  # not after a kill or an interrupt: then the file stays, and tells

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmark.compare import hardware_of
 from benchmark.record import RunRecord
-from benchmark.spec import RunSpec, canonical, digest
+from benchmark.spec import RunSpec, canonical, digest, identity
 
 PERCENT = "% of images"
 POINTS = "percentage points"
@@ -41,7 +41,7 @@ def _recipe(spec: RunSpec) -> str:
 
 
 def _board(spec: RunSpec) -> str:
-    return digest(spec.cell().model_dump(mode="json", exclude={"method"}), 8)
+    return digest({k: v for k, v in identity(spec.cell()).items() if k != "method"}, 8)
 
 
 # What identifies a row of the leaderboard, in the order of sorting. Known for failed runs too.
@@ -57,6 +57,9 @@ SPEC: list[tuple[Column, Callable[[RunSpec], Any]]] = [
     (Column("structure", "hash of the dense network's structure"), lambda s: s.arch.structure),
     (Column("precision", "number format of training"), lambda s: s.precision),
     (Column("threads", "threads per run", "", 0), lambda s: s.threads),
+    (Column("replicas", "parts of each training batch, with batch-norm statistics of their own", "",
+            0), lambda s: s.replicas),
+    (Column("sync_bn", "1: batch norm over all parts together", "", 0), lambda s: int(s.sync_bn)),
     (Column("scope", "inner: groups with one writer outside the residual stream; all: every group"),
      lambda s: s.scope),
     (Column("start", "where the run starts: baseline, checkpoint or random initialisation"),

@@ -13,6 +13,7 @@ from benchmark import baseline, measure
 from benchmark.checkpoint import EVERY, Checkpoints, quiet
 from benchmark.data import Data
 from benchmark.encoding import weights_digest
+from benchmark.errors import never
 from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
 from benchmark.network import Network
@@ -22,6 +23,7 @@ from benchmark.record import (
 )
 from benchmark.spec import RunSpec
 from benchmark.store import Stage, Store
+from benchmark.team import ALONE, Team
 from benchmark.trainer import Progress, Trainer, silent
 from methods.api import Budget, Method
 
@@ -40,6 +42,8 @@ class Context:
     command: str = ""
     log: Callable[[str], None] = quiet
     checkpoint_seconds: float = EVERY  # between checkpoints within an epoch
+    stop: Callable[[], bool] = never  # whether to end at the next checkpoint
+    team: Team = ALONE  # who works on this run together
 
 
 def set_threads_and_determinism(threads: int) -> None:
@@ -69,6 +73,10 @@ def make_trainer(spec: RunSpec, context: Context) -> Trainer:
         charged=spec.preparation == "charged",
         compiled=context.compiled,
         log=context.log,
+        stop=context.stop,
+        team=context.team,
+        replicas=spec.replicas,
+        sync_bn=spec.sync_bn,
     )
 
 

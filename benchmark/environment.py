@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "torchvision", "fvcore", "torch-pruning", "numpy", "scikit-learn")
+
+FROZEN = "frozen.json"  # beside code that was copied for a cluster: which code it is
 
 
 def describe() -> dict[str, Any]:
@@ -47,6 +50,10 @@ def _version(name: str) -> str | None:
 
 def _git() -> dict[str, Any]:
     folder = Path(__file__).resolve().parent
+    frozen = folder.parent / FROZEN
+    if frozen.is_file():
+        facts: dict[str, Any] = json.loads(frozen.read_text("utf-8"))
+        return facts["git"] | {"snapshot": facts["digest"]}
 
     def ask(*words: str) -> str | None:
         try:

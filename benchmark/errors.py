@@ -16,6 +16,11 @@ class Stopped(KeyboardInterrupt):
         super().__init__("stopped" if kept else "stopped where there is no checkpoint")
 
 
+def never() -> bool:
+    """No reason to stop."""
+    return False
+
+
 def is_full(error: BaseException) -> bool:
     """Whether no room was left on the disk, or within the quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -153,7 +153,7 @@ class Known:
             optimistic = bool(store.measurements(record.spec, "optimistic"))
             work = Work.of(record.spec, data, optimistic, record.selection is not None)
             past.append(Past.of(record, record.run_id in payers, work))
-        probe = Probe(spec, options.torch_device())
+        probe = Probe(spec, options.device_here())
         return cls(store, data, tuple(past), probe, wants_optimistic(options))
 
     def take(self, past: list[Past], *likeness: Callable[[Past], bool]) -> list[Past]:
@@ -261,9 +261,10 @@ def _compared(method: Method) -> bool:
 def _comparable(record: RunRecord, spec: RunSpec, options: Options) -> bool:
     """Whether its seconds say something about this grid on this machine."""
     facts, data = record.environment, record.spec.data
+    elsewhere = options.executor == "slurm"  # its nodes are not known: any of the kind will do
     return (
-        str(facts.get("gpu") or facts.get("cpu")) == hardware_kind()
-        and str(facts.get("device", "")).startswith(options.torch_device().type)
+        (elsewhere or str(facts.get("gpu") or facts.get("cpu")) == hardware_kind())
+        and str(facts.get("device", "")).startswith(options.kind_of_device())
         and bool(facts.get("compiled")) == options.compile
         and not facts.get("resumed_from")  # its seconds are those of the last attempt
         and (data.name, data.image_size) == (spec.data.name, spec.data.image_size)

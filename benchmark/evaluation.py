@@ -1,4 +1,4 @@
-"""Exact evaluation of a network on a split."""
+"""A network on a split: exact evaluation, batch-norm statistics, and a balanced choice of rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.images import BatchSource
+from benchmark.team import ALONE, Team
 
 EVAL_BATCH = 256
 
@@ -24,33 +25,82 @@ class Evaluation:
     loss: float
 
 
+@dataclass(frozen=True)
+class Found:
+    """Of one batch."""
+
+    predicted: Tensor
+    margin: Tensor
+    correct: int
+    in_top5: int | None
+    loss: float
+
+
 @torch.no_grad()
-def evaluate(net: nn.Module, source: BatchSource, batch_size: int = EVAL_BATCH) -> Evaluation:
+def evaluate(
+    net: nn.Module, source: BatchSource, batch_size: int = EVAL_BATCH, team: Team = ALONE
+) -> Evaluation:
     """Exact accuracy in eval mode, float32: counts over images, whatever the batch size. Leaves
-    the mode of `net` as it was."""
+    the mode of `net` as it was. A team shares the batches; the sums are those of one process."""
     was_training = net.training
     net.eval()
-    predicted, margins, correct, in_top5, loss = [], [], 0, 0, 0.0
-    classes = 0
-    for rows in torch.arange(len(source)).split(batch_size):
-        x, y = source.batch(rows)
-        logits = net(x).float()
-        classes = logits.shape[1]
-        guess = logits.argmax(1)
-        correct += int((guess == y).sum())
-        if classes >= 20:
-            in_top5 += int((logits.topk(5).indices == y[:, None]).any(1).sum())
-        loss += float(F.cross_entropy(logits, y, reduction="sum"))
-        true = logits.gather(1, y[:, None])[:, 0]
-        other = logits.scatter(1, y[:, None], -torch.inf).max(1).values
-        predicted.append(guess.to(torch.uint8 if classes <= 256 else torch.int16).cpu())
-        margins.append((true - other).clamp(-6e4, 6e4).half().cpu())
+    batches = torch.arange(len(source)).split(batch_size)
+    own = [_on_batch(net, source, rows) for rows in batches[team.rank :: team.size]]
     net.train(was_training)
+    shares = team.gather(own)
+    found = [shares[i % team.size][i // team.size] for i in range(len(batches))]
     images = len(source)
+    in_top5 = [b.in_top5 for b in found if b.in_top5 is not None]
     return Evaluation(
-        torch.cat(predicted),
-        torch.cat(margins),
-        correct / images,
-        in_top5 / images if classes >= 20 else None,
-        loss / images,
+        torch.cat([b.predicted for b in found]),
+        torch.cat([b.margin for b in found]),
+        sum(b.correct for b in found) / images,
+        sum(in_top5) / images if in_top5 else None,
+        sum(b.loss for b in found) / images,
     )
+
+
+def _on_batch(net: nn.Module, source: BatchSource, rows: Tensor) -> Found:
+    x, y = source.batch(rows)
+    logits = net(x).float()
+    classes = logits.shape[1]
+    guess = logits.argmax(1)
+    top5 = (logits.topk(5).indices == y[:, None]).any(1) if classes >= 20 else None
+    true = logits.gather(1, y[:, None])[:, 0]
+    other = logits.scatter(1, y[:, None], -torch.inf).max(1).values
+    return Found(
+        guess.to(torch.uint8 if classes <= 256 else torch.int16).cpu(),
+        (true - other).clamp(-6e4, 6e4).half().cpu(),
+        int((guess == y).sum()),
+        None if top5 is None else int(top5.sum()),
+        float(F.cross_entropy(logits, y, reduction="sum")),
+    )
+
+
+@torch.no_grad()
+def recalibrate(net: nn.Module, source: BatchSource, rows: Tensor, sizes: tuple[int, ...]) -> None:
+    """Replace BN running statistics by their mean over un-augmented batches of these sizes; leaves
+    `net` in eval mode."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [n.momentum for n in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+    net.train()
+    for batch in rows[: sum(sizes)].split(list(sizes)) if sizes else ():
+        net(source.batch(batch)[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    net.eval()
+
+
+def balanced(labels: Tensor, classes: int, seed: int) -> Tensor:
+    """(N,) rows: the classes in turn, in an order fixed by the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    labels = labels[order]
+    place = torch.zeros(len(labels), dtype=torch.int64)
+    for label in range(classes):
+        own = labels == label
+        place[own] = torch.arange(int(own.sum()))
+    return order[torch.sort(place * classes + labels, stable=True).indices]

@@ -29,9 +29,10 @@ from benchmark.record import (
     RunRecord,
     Spent,
 )
-from benchmark.recovery import recover, write_optimistic
+from benchmark.recovery import Outcome, recover, write_optimistic
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Stage
+from benchmark.trainer import Trainer
 from methods import Entry
 from methods import build as build_method
 from methods.api import Budget, Plan
@@ -82,21 +83,35 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         tied_share=select.tied_share({n: scores[n] for n in net.layers}) if scores else None,
         method_facts=encode(trainer.notes),
         spent=_spent(trainer.ledger),
-        latency=measure.latency(net.dense(), pruned, baseline.example(spec).to(context.device)),
+        latency=context.team.lead(
+            lambda: measure.latency(net.dense(), pruned, baseline.example(spec).to(context.device))
+        ),
         predictions_order=_labels_hash(context.data),
         environment=environment.describe()
         | {"device": str(context.device), "compiled": context.compiled, "load": os.getloadavg()[0]}
-        | {"resumed_from": trainer.resumed},
+        | {"resumed_from": trainer.resumed, "processes": context.team.size},
         seconds=round(time.perf_counter() - started, 3),
         command=context.command,
     )
     final = Stage(dict(pruned.state_dict()), {"run_id": spec.run_id})
-    context.store.publish_stage("final", spec.run_id, final)
+    return context.team.lead(lambda: _publish(record, final, plan, outcome, trainer, context))
+
+
+def _publish(
+    record: RunRecord,
+    final: Stage,
+    plan: Plan,
+    outcome: Outcome,
+    trainer: Trainer,
+    context: Context,
+) -> RunRecord:
+    context.store.publish_stage("final", record.run_id, final)
     curve = [asdict(row) for row in trainer.curve]
     context.store.write(record, plan, curve, outcome.arrays)
     if context.optimistic:
-        write_optimistic(context.store, spec, outcome)
-    trainer.checkpoints.drop()
+        write_optimistic(context.store, record.spec, outcome)
+    if trainer.checkpoints is not None:
+        trainer.checkpoints.drop()
     return record
 
 

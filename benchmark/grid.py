@@ -18,7 +18,8 @@ from benchmark.store import Store
 from benchmark.sweep import Cell, Options
 from benchmark.tasks import Task, task_of
 
-ELSEWHERE = {"results", "jobs", "device", "checkpoint_minutes", "executor", "site"}  # the same grid with other values
+# the same grid with other values
+ELSEWHERE = {"results", "jobs", "device", "checkpoint_minutes", "executor", "site"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def settled(options: Options) -> Options:
     """With full paths, so that it means the same from any working directory."""
     full = {
         name: None if path is None else path.resolve()
-        for name, path in (("data_dir", options.data_dir), ("checkpoint", options.checkpoint))
+        for name in ("data_dir", "checkpoint", "site")
+        for path in [getattr(options, name)]
     }
     methods = [str(Path(m).resolve()) if m.endswith(".py") else m for m in options.methods]
     return options.model_copy(update=full | {"methods": methods})
@@ -80,9 +82,8 @@ def write_grid(
     dense = [t for t in tasks if t.kind == "dense"]
     work = [_planned(t, "", seconds.get(t.makes)) for t in dense]
     for cell in cells:
-        task = task_of("cell", cell, options)
-        own = seconds.get(task.key) or known.get(task.key)
-        work.append(_planned(task, cell.blocked, own))
+        own = seconds.get(cell.spec.run_id) or known.get(cell.spec.run_id)
+        work.append(planned_cell(cell, options, own))
     have = {w.key for w in work}
     work += [w for w in before.work if w.kind == "dense" and w.key not in have] if before else []
     content = {
@@ -93,6 +94,11 @@ def write_grid(
     }
     write_text(path, dump_json(content))
     return key
+
+
+def planned_cell(cell: Cell, options: Options, seconds: Seconds | None = None) -> Planned:
+    """The work that a cell of a grid is."""
+    return _planned(task_of("cell", cell, options), cell.blocked, seconds)
 
 
 def _planned(task: Task, blocked: str, seconds: Seconds | None) -> Planned:

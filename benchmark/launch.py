@@ -34,7 +34,7 @@ def run_grid(
     """Run what is missing (of the run ids `only`, if given); the number of cells that failed."""
     store, jobs = Store(options.results), worker_count(options)
     for cell in (c for c in cells if c.blocked):
-        _note_blocked(cell, store)
+        note_blocked(cell, store)
     waiting = [c for c in cells if not c.blocked and not is_done(c, options)]
     waiting = [c for c in waiting if only is None or c.spec.run_id in only]
     tasks = [*dense_tasks(waiting, options), *(task_of("cell", c, options) for c in waiting)]
@@ -68,7 +68,8 @@ def _launching(store: Store, key: str, console: Console) -> Iterator[None]:
         yield
 
 
-def _note_blocked(cell: Cell, store: Store) -> None:
+def note_blocked(cell: Cell, store: Store) -> None:
+    """An attempt that says why the cell cannot run, once."""
     known = [a for a in store.last_attempts() if a.run_id == cell.spec.run_id]
     if not known or known[0].reason != cell.blocked:
         store.write_attempt(cell.spec, cell.status, cell.blocked)

@@ -89,7 +89,8 @@ class Phase:
     step: int = 0
     images: int = 0
     seconds: float = 0.0
-    loss: Tensor = field(default_factory=lambda: torch.zeros(()))  # summed over the epoch's images
+    # summed over the epoch's images; where batches are cut, of each part: (parts,)
+    loss: Tensor = field(default_factory=lambda: torch.zeros(()))
     since: float = 0.0  # when the clock was read last
 
     def clock(self) -> None:
@@ -97,10 +98,16 @@ class Phase:
         now = time.perf_counter()
         self.seconds, self.since = self.seconds + now - self.since, now
 
-    def keep(self, checkpoints: Checkpoints, curve: list[EpochRow], resumed: list[Maker]) -> None:
-        """Write a checkpoint of the phase as it is now."""
+    def keep(
+        self,
+        checkpoints: Checkpoints,
+        curve: list[EpochRow],
+        resumed: list[Maker],
+        loss: Tensor,
+    ) -> None:
+        """Write a checkpoint of the phase as it is now; `loss`: that of all processes."""
         own = Moment(
-            {"loss": self.loss},
+            {"loss": loss},
             {
                 "step": self.step,
                 "images": self.images,

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from benchmark import select
 from benchmark.checkpoint import Moment, joined, part, seed_everything
+from benchmark.claims import take_for
 from benchmark.context import Context, checkpoints_of, make_trainer, start
 from benchmark.encoding import encode
-from benchmark.evaluation import evaluate
 from benchmark.images import BatchSource
 from benchmark.ledger import BudgetExceeded, Ledger
 from benchmark.meter import metered
@@ -142,10 +142,10 @@ def _once(
     """What a method's step yields, worked out by one process and shared by all, with the network,
     notes, ledger and curve as the step leaves them."""
     store = context.store
-    with store.claims.take(kind, key, log=context.log) as claim:
-        stage = store.stage(kind, key, context.log)
+    with take_for(context.team, store.claims, kind, key, log=context.log) as claim:
+        stage = context.team.lead(lambda: store.stage(kind, key, context.log))
         if stage is None:
-            trainer.checkpoints = checkpoints_of(context, kind, key)
+            trainer.checkpoints = checkpoints = checkpoints_of(context, kind, key)
             seed_everything(phase_seed(trainer.seed, kind))
             with metered(net) as seen, trainer.telling(store.claims.news(claim)):
                 found = work()
@@ -153,9 +153,14 @@ def _once(
             weights = Moment(net.traced.state_dict(), {})
             own = Moment({}, _facts_of(trainer))
             whole = joined(found=found, net=weights, trainer=own)
-            stage = Stage(whole.tensors, whole.facts)
-            store.publish_stage(kind, key, stage)
-            trainer.checkpoints.drop()
+            made = Stage(context.team.portable(whole.tensors), whole.facts)
+
+            def publish() -> Stage:
+                store.publish_stage(kind, key, made)
+                checkpoints.drop()
+                return made
+
+            stage = context.team.lead(publish)
     whole = Moment(stage.tensors, stage.facts)
     facts = part(whole, "trainer").facts
     trainer.notes = dict(facts["notes"])
@@ -191,7 +196,7 @@ def check_selection(
     def judged(kept: Plan) -> float:
         model = net.remove(kept)
         trainer.recalibrate(model, 0, note=False)
-        return evaluate(model, trainer.val).top1
+        return trainer.accuracy(model)
 
     own = judged(plan)
     grouped = net.group_scores(scores, method.comparable)

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -25,9 +25,13 @@ from benchmark.runlog import RunLog
 from benchmark.store import Store
 from benchmark.sweep import Options
 from benchmark.tasks import Ended, Task, do, note_attempt, without_dense
+from benchmark.team import ALONE, Team
+from benchmark.trainer import never
 
+STOP = signal.SIGUSR2  # asks a worker to end with a checkpoint
 MOST_DEATHS = 3  # of one task's process, then it counts as failed
 PAUSE = 0.5  # seconds between two messages about progress
+PATIENCE = 60.0  # seconds for the work under way to write a checkpoint when it should stop
 
 Lost = dict[str, Ended]  # dense networks that could not be made, by key
 Done = Iterator[tuple[Task, Ended]]
@@ -43,31 +47,50 @@ def worker_count(options: Options) -> int:
     return 1 if on_gpu else max(1, cores // options.threads)
 
 
-def run_tasks(tasks: list[Task], jobs: int, progress: GridProgress) -> Iterator[Ended]:
+def run_tasks(
+    tasks: list[Task],
+    jobs: int,
+    progress: GridProgress,
+    stop: Callable[[], bool] = never,
+    team: Team = ALONE,
+) -> Iterator[Ended]:
     """In processes of their own (0 jobs: in this one), in the order of completion. What another
-    launcher is working on comes last."""
+    launcher is working on comes last.
+
+    When `stop` says so, what is under way writes a checkpoint and ends as "stopped", and nothing
+    more is begun. A `team` of processes does each task together, without workers.
+    """
     lost: Lost = {}
-    work = _in_processes if jobs else _in_turn
-    for task, ended in work(tasks, jobs, progress, lost):
-        if task.kind == "dense" and ended.status != "done":
+    if jobs and team.size == 1:
+        work = _in_processes(tasks, jobs, progress, lost, stop)
+    else:
+        work = _in_turn(tasks, progress, lost, stop, team)
+    for task, ended in work:
+        if task.kind == "dense" and ended.status not in ("done", "stopped"):
             lost[task.makes] = ended
         progress.finish(task.name, ended.line)
         yield ended
 
 
-def _in_turn(tasks: list[Task], jobs: int, progress: GridProgress, lost: Lost) -> Done:
+def _in_turn(
+    tasks: list[Task], progress: GridProgress, lost: Lost, stop: Callable[[], bool], team: Team
+) -> Done:
     later = []  # the order of the tasks puts a dense network before its cells
     for task in tasks:
+        if team.agree(stop()):
+            return
         if task.needs in lost:
             yield task, without_dense(task, lost[task.needs])
             continue
-        ended = do(task, progress.update, wait=False)
+        ended = do(task, progress.update, wait=False, stop=stop, team=team)
         if ended.status == "busy":
             later.append(task)
         else:
             yield task, ended
     for task in later:
-        yield task, do(task, progress.update)
+        if team.agree(stop()):
+            return
+        yield task, do(task, progress.update, stop=stop, team=team)
 
 
 # ---- the launcher's side -------------------------------------------------------------------------
@@ -81,17 +104,30 @@ class Worker:
     pipe: Connection
     task: Task | None = None
 
+    def end(self, number: signal.Signals) -> None:
+        with contextlib.suppress(OSError, TypeError):  # it is gone already
+            os.kill(self.process.pid, number)
+
     def give(self, task: Task, waits: bool) -> None:
         self.task = task
         with contextlib.suppress(OSError):  # it died just now: its sentinel tells
             self.pipe.send((task, waits))
 
 
-def _in_processes(tasks: list[Task], jobs: int, progress: GridProgress, lost: Lost) -> Done:
+def _in_processes(
+    tasks: list[Task],
+    jobs: int,
+    progress: GridProgress,
+    lost: Lost,
+    stop: Callable[[], bool],
+) -> Done:
     queue, later, deaths = list(tasks), list[Task](), Counter[str]()
     workers: list[Worker] = []
     try:
         while queue or later or any(w.task for w in workers):
+            if stop():
+                yield from _wind_down(workers, progress)
+                return
             for task in [t for t in queue if t.needs in lost]:
                 queue.remove(task)
                 yield task, without_dense(task, lost[task.needs])
@@ -106,13 +142,35 @@ def _in_processes(tasks: list[Task], jobs: int, progress: GridProgress, lost: Lo
                 elif ended is not None:
                     yield _freed(worker), ended
     finally:
+        _dismiss(workers)
+
+
+def _wind_down(workers: list[Worker], progress: GridProgress) -> Done:
+    """All that is under way is asked to write a checkpoint and end."""
+    for worker in (w for w in workers if w.task is not None):
+        worker.end(STOP)
+    until = time.monotonic() + PATIENCE
+    while any(w.task for w in workers) and time.monotonic() < until:
+        for worker in _with_news(workers):
+            ended = _heard(worker, progress, Counter[str](), workers)
+            if isinstance(ended, Ended):
+                yield _freed(worker), ended
+
+
+def _dismiss(workers: list[Worker]) -> None:
+    """What is idle ends by itself; the rest may write a checkpoint, then has to go."""
+    for worker in workers:
+        worker.pipe.close()
+        if worker.task is not None:
+            worker.end(STOP)
+    for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+        until = time.monotonic() + seconds
         for worker in workers:
-            worker.pipe.close()  # an idle one ends by itself
-            if worker.task is not None:
-                worker.process.terminate()
-        for worker in workers:
-            worker.process.join(10)
-            worker.process.kill()
+            worker.process.join(max(0.0, until - time.monotonic()))
+            if worker.process.is_alive():
+                worker.end(number)
+    for worker in workers:
+        worker.process.join(5)
 
 
 def _give_work(workers: list[Worker], queue: list[Task], later: list[Task]) -> None:
@@ -141,7 +199,7 @@ def _hire(workers: list[Worker], wanted: int) -> None:
     method.set_forkserver_preload(["benchmark.tasks"])
     while len(workers) < wanted:
         ours, theirs = method.Pipe()
-        with _children_ignore_interrupts():
+        with _children_do_not_hear(signal.SIGINT, STOP):
             process = method.Process(target=_work, args=(theirs,), daemon=True)
             process.start()
         theirs.close()
@@ -207,10 +265,11 @@ def _died(worker: Worker, progress: GridProgress, deaths: Counter[str]) -> Ended
 
 
 @contextlib.contextmanager
-def _children_ignore_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group; the launcher alone answers it. Processes started
-    within the block inherit that the signal is blocked; here it is only put off until the end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _children_do_not_hear(*numbers: signal.Signals) -> Iterator[None]:
+    """Ctrl-C and a cluster's warning reach the whole process group; the launcher alone answers
+    them. Processes started within the block inherit that they are blocked; here they are only put
+    off until the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
@@ -222,8 +281,11 @@ def _children_ignore_interrupts() -> Iterator[None]:
 
 def _work(pipe: Connection) -> None:
     """One task after the other, until the launcher is gone."""
+    stopping = threading.Event()
+    signal.signal(STOP, lambda *_: stopping.set())
+    signal.signal(signal.SIGTERM, lambda *_: _leave(stopping))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGTERM, _leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {STOP})
     tqdm.set_lock(threading.RLock())  # its lock between processes would outlive a kill
     _die_with_parent()
     last = 0.0
@@ -239,14 +301,17 @@ def _work(pipe: Connection) -> None:
     with contextlib.suppress(KeyboardInterrupt, EOFError):
         while True:
             task, waits = pipe.recv()
-            ended = do(task, report, waits)
+            ended = do(task, report, waits, stopping.is_set)
             with contextlib.suppress(OSError):
                 pipe.send(ended)
 
 
-def _leave(*_: Any) -> None:
-    """An order to end is met like Ctrl-C: what is held is let go, nothing counts as failed."""
-    raise KeyboardInterrupt
+def _leave(stopping: threading.Event) -> None:
+    """The first order to end leaves time for a checkpoint; at the second what is held is let go and
+    nothing counts as failed, as after Ctrl-C."""
+    if stopping.is_set():
+        raise KeyboardInterrupt
+    stopping.set()
 
 
 def _die_with_parent() -> None:

@@ -175,16 +175,22 @@ class Timed:
     clock: float
 
 
+class NoProbe(Exception):
+    """The hardware that will do the work is not here."""
+
+
 @dataclass
 class Probe:
-    """Times each stage once, when its price is first asked for."""
+    """Times each stage once, when its price is first asked for. `device` None: it is elsewhere."""
 
     spec: RunSpec
-    device: torch.device
+    device: torch.device | None
     timed: dict[tuple[Kind, int], Timed] = field(default_factory=dict)  # by kind, batch size
 
     def price(self, kind: Kind, batch: int = 1) -> float:
         """Seconds per image, or of one setup, on an idle machine."""
+        if self.device is None:
+            raise NoProbe
         if (kind, batch) not in self.timed:
             with as_in_a_run(self.spec.threads):
                 self.timed[kind, batch] = time_stage(self, kind, batch)
@@ -280,7 +286,7 @@ def _training(model: nn.Module, spec: RunSpec) -> Callable[[Tensor], object]:
 def _timed(work: Callable[[], object], probe: Probe) -> Timed:
     started, used = time.perf_counter(), time.process_time()
     work()
-    if probe.device.type == "cuda":
+    if probe.device is not None and probe.device.type == "cuda":
         torch.cuda.synchronize()
         clock = time.perf_counter() - started
         return Timed(clock, clock)

@@ -19,6 +19,7 @@ from benchmark.record import (
 )
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Store
+from benchmark.team import ALONE, Team
 from benchmark.trainer import Trainer
 
 
@@ -45,13 +46,14 @@ class BestEpoch:
     epoch: float = 0.0
     weights: dict[str, Tensor] = field(default_factory=dict)
     seen: list[tuple[float, float]] = field(default_factory=list)  # epoch, test accuracy
+    team: Team = ALONE
 
     def after_epoch(self, row: EpochRow) -> None:
         if row.val_top1 is not None and row.val_top1 > self.val:
             self.val, self.epoch = row.val_top1, row.epoch
             self.weights = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         if self.test is not None:
-            self.seen.append((row.epoch, evaluate(self.net, self.test).top1))
+            self.seen.append((row.epoch, evaluate(self.net, self.test, team=self.team).top1))
 
     def state(self) -> Moment:
         return Moment(self.weights, {"val": self.val, "epoch": self.epoch, "seen": self.seen})
@@ -77,7 +79,7 @@ def recover(
     recipe = spec.recovery.model_copy(
         update={"epochs": trainer.ledger.left / trainer.ledger.train_images}
     )
-    best = BestEpoch(pruned, test if context.optimistic else None)
+    best = BestEpoch(pruned, test if context.optimistic else None, team=context.team)
     trainer.run_phase(
         pruned, recipe, "recovery", validate=True, charged=True, macs=price.macs, memory=best,
     )  # fmt: skip
@@ -100,9 +102,9 @@ def read_point(
     test: BatchSource,
     arrays: dict[str, np.ndarray],
 ) -> Accuracy:
-    found: dict[str, Evaluation] = {"test": evaluate(model, test)}
+    found: dict[str, Evaluation] = {"test": evaluate(model, test, team=trainer.team)}
     if len(trainer.val):
-        found["val"] = evaluate(model, trainer.val)
+        found["val"] = evaluate(model, trainer.val, team=trainer.team)
     for split, result in found.items():
         arrays[f"{split}_{point}_class"] = result.predicted.numpy()
         arrays[f"{split}_{point}_margin"] = result.margin.numpy()

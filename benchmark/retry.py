@@ -25,6 +25,7 @@ from benchmark.launch import preflight, run_grid
 from benchmark.progress import counted, counting
 from benchmark.state import states
 from benchmark.store import Store
+from benchmark.submit import on_site, submit_grid
 from benchmark.sweep import Options, expand
 from benchmark.tasks import data_of
 
@@ -66,7 +67,7 @@ def _again(grid: Grid, store: Store, failed: bool, jobs: int | None, screen: Con
     wanted = {"failed", "damaged"} if failed else {"failed", "damaged", "interrupted", "to do"}
     left = {n.work.key for n in states(store, [grid]) if n.state in wanted}
     workers = grid.options.jobs if jobs is None else jobs
-    options = grid.options.model_copy(update={"results": store.root, "jobs": workers})
+    options = on_site(grid.options.model_copy(update={"results": store.root, "jobs": workers}))
     what = _name(grid)
     if not any(w.key in left for w in grid.work if w.kind == "cell"):
         screen.print(f"{what}: nothing to do")
@@ -88,6 +89,9 @@ def _again(grid: Grid, store: Store, failed: bool, jobs: int | None, screen: Con
     runnable = [c for c in again if not c.blocked]
     if runnable:
         preflight(runnable, options)
+    if options.executor == "slurm":
+        submit_grid(cells, options, screen, left)
+        return 0
     return run_grid(cells, options, screen, left)
 
 

@@ -23,6 +23,7 @@ from benchmark.load import load_results
 from benchmark.pool import worker_count
 from benchmark.progress import counting
 from benchmark.store import Store
+from benchmark.submit import on_site, submit_grid, wait_for
 from benchmark.sweep import Cell, Options, expand, options_from
 from benchmark.tasks import data_of
 
@@ -90,6 +91,9 @@ def main(
     ] = None,
     results: Annotated[Path | None, typer.Option(help="Results directory.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same fields.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until the cluster's jobs have ended.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Show the grid and its cost, run nothing.")] = False,
     list_: Annotated[str | None, typer.Option("--list", help="methods, archs or datasets.")] = None,
 ) -> int:
@@ -99,7 +103,7 @@ def main(
     --preset demo
     """
     words = {k: v for k, v in locals().items() if v is not None}
-    for name in ("config", "dry_run", "list_", "set_"):
+    for name in ("config", "dry_run", "list_", "set_", "wait"):
         words.pop(name, None)
     if compile_ is not None:
         words["compile"] = words.pop("compile_")
@@ -110,11 +114,12 @@ def main(
     words |= _lists(words)
     if set_:
         words["set"] = dict(_setting(text) for text in set_)
-    return run(options_from(words, config), dry_run, screen)
+    return run(options_from(words, config), dry_run, screen, wait)
 
 
-def run(options: Options, dry_run: bool, screen: Console) -> int:
+def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) -> int:
     """The whole job; returns the exit code."""
+    options = on_site(options)
     check_writable(options.results)
     data = _load(options, screen)
     cells = expand(options, data)
@@ -125,10 +130,29 @@ def run(options: Options, dry_run: bool, screen: Console) -> int:
     if dry_run:
         show_grid(cells, options, jobs, screen)
         return DONE
-    failed = run_grid(cells, options, screen)
+    if options.executor == "slurm":
+        submit_grid(cells, options, screen)
+        if not wait:
+            return _gone_home(options, screen)
+        failed = wait_for(cells, options, screen)
+    else:
+        failed = run_grid(cells, options, screen)
     written = report.build(options.results)
     show_outcome(cells, options, screen, failed, written)
     return FAILED if failed else DONE
+
+
+def _gone_home(options: Options, screen: Console) -> int:
+    """Nothing runs here: how to look after what was sent."""
+    place = shlex.quote(str(options.results))
+    for verb, what in (
+        ("status", "shows how far it is, from disk"),
+        ("retry", "sends again what was lost"),
+        ("report", "makes tables and figures of what is done"),
+    ):
+        line = f"Next: python -m benchmark.{verb} --results {place} {what}"
+        screen.print(line, highlight=False, soft_wrap=True)
+    return DONE
 
 
 def show_outcome(

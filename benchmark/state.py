@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from benchmark.attempts import Attempt
@@ -14,12 +14,15 @@ from benchmark.progress import duration
 from benchmark.record import RunRecord
 from benchmark.runlog import last_line
 from benchmark.store import Store
+from benchmark.submissions import NOTHING, Coverage, coverage, saying
 
 State = Literal[
-    "running", "waiting", "interrupted", "damaged", "failed", "to do", "done", "n/a", "not run"
+    "running", "waiting", "queued", "interrupted", "damaged", "failed", "to do", "done", "n/a",
+    "not run",
 ]  # fmt: skip
 STATES: tuple[State, ...] = get_args(State)
-OPEN = ("running", "waiting", "interrupted", "to do")  # what a grid has yet to do by itself
+OPEN = ("running", "waiting", "queued", "interrupted", "to do")  # without an end yet
+ALIVE = ("running", "waiting", "queued")  # somebody is at it, or will be
 WAITS = "waiting for "  # begins the log line of one that stands
 
 
@@ -50,20 +53,44 @@ class Now:
         return f"for {duration(now - self.since)}, last news {duration(now - self.at)} ago"
 
 
-def states(store: Store, grids: Iterable[Grid] | None = None) -> list[Now]:
-    """Of every piece of work of the grids (default: all), each once."""
+def states(
+    store: Store, grids: Iterable[Grid] | None = None, cluster: Coverage | None = None
+) -> list[Now]:
+    """Of every piece of work of the grids (default: all), each once; `cluster`: what SLURM says,
+    if it was asked already."""
     found: dict[str, Now] = {}
+    jobs = coverage(store) if cluster is None else cluster
     for grid in read_grids(store) if grids is None else grids:
         for work in grid.work:
             if work.key not in found:
-                found[work.key] = state_of(work, store)
+                found[work.key] = state_of(work, store, jobs)
     return list(found.values())
 
 
-def state_of(work: Planned, store: Store) -> Now:
-    """By record, lock, claim and attempts, in this order."""
-    if work.kind == "cell":
-        return cell_state(work, store)
+def state_of(work: Planned, store: Store, cluster: Coverage = NOTHING) -> Now:
+    """By record, lock, claim and attempts, in this order; the cluster adds what is in its queue,
+    and what became of jobs that left nothing behind."""
+    found = cell_state(work, store) if work.kind == "cell" else dense_state(work, store)
+    return with_job(found, cluster) if found.state in ("interrupted", "to do") else found
+
+
+def with_job(now: Now, cluster: Coverage) -> Now:
+    """What the cluster knows of work that nobody is at."""
+    key = now.work.key
+    job, gone = cluster.alive(key), cluster.gone(key)
+    if job is not None:
+        later = "; it goes on from its checkpoint" if now.state == "interrupted" else ""
+        return replace(now, state="queued", reason=f"{saying(job)}{later}")
+    if not gone:
+        return now
+    ended = cluster.end_of(gone)
+    how = saying(ended) if ended else f"job {gone} is gone, and the cluster forgot how it ended"
+    said = f"{now.reason}; {how}" if now.state == "interrupted" else how
+    return replace(now, reason=said)
+
+
+def dense_state(work: Planned, store: Store) -> Now:
+    """Of a dense network."""
     kind, _, key = work.key.partition("-")
     if store.has_stage(kind, key):
         return Now(work, "done", "shared by the cells that start from it")

@@ -16,21 +16,22 @@ from rich.text import Text
 from benchmark.cli import DONE, console, run_app, warn_of_damage
 from benchmark.grid import Grid, known_grids, read_grids
 from benchmark.progress import counted, duration
-from benchmark.state import OPEN, STATES, Now, pace, remaining, states
+from benchmark.state import ALIVE, OPEN, STATES, Now, pace, remaining, states
 from benchmark.store import Store
+from benchmark.submissions import Coverage, coverage
 
 COLOURS = {
-    "running": "bold blue", "waiting": "cyan", "interrupted": "magenta", "failed": "bold red",
-    "damaged": "bold red",
+    "running": "bold blue", "waiting": "cyan", "queued": "yellow",
+    "interrupted": "magenta", "failed": "bold red", "damaged": "bold red",
     "to do": "default", "done": "green", "n/a": "bright_black", "not run": "bright_black",
 }  # fmt: skip
 MARKS = {
-    "running": "R", "waiting": "W", "interrupted": "I", "failed": "F", "to do": ".", "done": "D",
-    "damaged": "X",
-    "n/a": "-", "not run": "-",
+    "running": "R", "waiting": "W", "queued": "Q", "interrupted": "I", "failed": "F",
+    "to do": ".", "done": "D", "damaged": "X", "n/a": "-", "not run": "-",
 }  # fmt: skip
 PAUSE = 2.0  # seconds between two looks
 WIDE = 500
+NOBODY = "no launcher is at work on it"
 
 
 def main(
@@ -61,37 +62,62 @@ def _watch(store: Store, screen: Console) -> None:
     said = ""
     with Live(console=screen, auto_refresh=False, transient=False) as live:
         while True:
-            rows = states(store)
+            cluster = coverage(store)
+            rows = states(store, cluster=cluster)
             line = summary(rows)
             if screen.is_terminal:
-                live.update(picture(store), refresh=True)
+                live.update(picture(store, cluster), refresh=True)
             elif line != said:
                 screen.print(line, highlight=False)
             said = line
             if not any(row.state in OPEN for row in rows):
                 return
+            if abandoned(rows, store, cluster):
+                screen.print("nobody is at work on the rest: python -m benchmark.retry goes on")
+                return
             time.sleep(PAUSE)
 
 
-def picture(store: Store) -> RenderableType:
+def abandoned(rows: list[Now], store: Store, cluster: Coverage) -> bool:
+    """Whether nothing will change by itself: no launcher, no process at work, no job."""
+    held = any(store.claims.is_held("grid", grid.key) for grid in read_grids(store))
+    return not (held or cluster.live or cluster.silent or any(r.state in ALIVE for r in rows))
+
+
+def picture(store: Store, cluster: Coverage | None = None) -> RenderableType:
     """All that there is to see."""
+    jobs = coverage(store) if cluster is None else cluster
     parts: list[RenderableType] = []
     for grid in read_grids(store):
-        parts += grid_picture(grid, store)
+        parts += grid_picture(grid, store, jobs)
+    if jobs.silent:
+        parts.append(Text(f"{jobs.silent}: all of this is from disk alone", COLOURS["queued"]))
     return Group(*parts)
 
 
-def grid_picture(grid: Grid, store: Store) -> list[RenderableType]:
-    """A line about the launcher, the map, and what deserves a line of its own."""
-    rows = states(store, [grid])
-    held = store.claims.is_held("grid", grid.key)
+def launcher(grid: Grid, rows: list[Now], store: Store, cluster: Coverage) -> str:
+    """Who is at work on the grid."""
     claim = store.claims.read("grid", grid.key)
-    launcher = f"launched by {claim.holder}" if held and claim else "no launcher is at work on it"
+    if claim is not None and store.claims.is_held("grid", grid.key):
+        return f"launched by {claim.holder}"
+    jobs = {job.id: job.state for row in rows if (job := cluster.alive(row.work.key))}
+    if jobs:
+        counts = Counter(state.lower() for state in jobs.values())
+        said = ", ".join(f"{n} {state}" for state, n in counts.items())
+        return f"on the cluster: {counted(len(jobs), 'job')} ({said})"
+    return NOBODY
+
+
+def grid_picture(grid: Grid, store: Store, cluster: Coverage) -> list[RenderableType]:
+    """A line about the launcher, the map, and what deserves a line of its own."""
+    rows = states(store, [grid], cluster)
+    who = launcher(grid, rows, store, cluster)
+    held = who != NOBODY
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(grid.started))
     options = grid.options
     data = options.data_name or options.dataset
     parts: list[RenderableType] = [
-        Text(f"{options.arch} on {data}, {options.track} track, started {started}; {launcher}"),
+        Text(f"{options.arch} on {data}, {options.track} track, started {started}; {who}"),
         map_of(rows),
         Text(summary(rows) + forecast_line(rows, grid.jobs, held)),
     ]

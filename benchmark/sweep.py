@@ -89,6 +89,17 @@ class Options(BaseModel):
         has_cuda = torch.cuda.is_available() and self.device != "cpu"
         return torch.device("cuda" if has_cuda else "cpu")
 
+    def kind_of_device(self) -> str:
+        """`cuda` or `cpu`, of the machine that will do the work: a cluster's nodes are what its
+        site file says, whatever this machine has."""
+        elsewhere = self.executor == "slurm" and self.device != "auto"
+        return self.device if elsewhere else self.torch_device().type
+
+    def device_here(self) -> torch.device | None:
+        """One like that of the work, to measure on; None: this machine has none."""
+        kind = self.kind_of_device()
+        return torch.device(kind) if kind == "cpu" or torch.cuda.is_available() else None
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -154,13 +165,17 @@ def find_methods(labels: Iterable[str]) -> list[Entry]:
 
 def preset_of(options: Options) -> Literal["demo", "quick", "full"]:
     """`quick` on a CPU and `full` on a GPU unless said (DECISIONS 13)."""
-    return options.preset or ("full" if options.torch_device().type == "cuda" else "quick")
+    return options.preset or ("full" if options.kind_of_device() == "cuda" else "quick")
 
 
 def precision_of(options: Options) -> Literal["fp32", "bf16"]:
     """`auto` is resolved here, before any run id exists: bf16 where the device computes in it."""
     if options.precision != "auto":
         return options.precision
+    if options.executor == "slurm":
+        raise BadInput(
+            "--precision auto: what the nodes can do is not known here: say fp32 or bf16"
+        )
     if options.torch_device().type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     flags = Path("/proc/cpuinfo")
@@ -297,7 +312,7 @@ def _blocked(options: Options, entry: Entry, spec: RunSpec) -> tuple[str, str]:
     legal = entry.cls.allocations
     if options.track not in entry.tracks:
         return f"{entry.label} belongs to the tracks {', '.join(entry.tracks)}", "n/a"
-    if options.track == "total" and options.torch_device().type != "cuda":
+    if options.track == "total" and options.kind_of_device() != "cuda":
         return "the total track needs a GPU: a shortened imitation would mislead", "not run"
     if spec.allocation not in (*legal, "listed"):
         return f"{entry.label} supports the allocation {' or '.join(legal)} only", "n/a"

@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from benchmark import baseline
-from benchmark.claims import Busy
+from benchmark.checkpoint import quiet
+from benchmark.claims import Busy, take_for
+from benchmark.command import command_of
 from benchmark.context import Context, dense_stage, make_trainer, set_threads_and_determinism
 from benchmark.data import Data, load_data
-from benchmark.errors import BadInput, is_full
+from benchmark.errors import BadInput, Stopped, never
 from benchmark.execute import run_one
-from benchmark.files import full_disk
+from benchmark.failures import EXPECTED, reason_of
 from benchmark.images import BatchSource
-from benchmark.ledger import BudgetExceeded
-from benchmark.phase import Diverged
-from benchmark.planning import BadMethod, scores_key
+from benchmark.planning import scores_key
 from benchmark.runlog import RunLog
 from benchmark.spec import RunSpec
 from benchmark.store import Store
-from benchmark.sweep import Cell, Options, preset_of
+from benchmark.sweep import Cell, Options
+from benchmark.team import ALONE, Team
 from methods import Entry, find
 from methods import build as build_method
 from methods.api import Unsupported
 
-ALWAYS_SAID = ("methods", "arch", "dataset", "preset", "seeds")  # defaults may change
-EXPECTED = (
-    BudgetExceeded,
-    Diverged,
-    BadInput,
-    BadMethod,
-)  # the reason says it all: no traceback is shown
+STOPPED_KEPT = "stopped before the end of its job; it goes on from its checkpoint"
+STOPPED_ANEW = (
+    "stopped before the end of its job, where no checkpoint is possible; that step begins anew"
+)
 DATA_FIELDS = (
     "dataset", "data_dir", "data_name", "image_size", "normalize", "track", "results",
 )  # fmt: skip
@@ -75,13 +69,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a task ended: done, failed, n/a, or busy (another process is at work on it)."""
+    """How a task ended: done, failed, n/a, busy (another process is at work on it), or stopped as
+    it was asked to. `kept`: a stopped one goes on from a checkpoint of its last moment."""
 
     status: str
     line: str
     seconds: float
     kind: str = "cell"
     reason: str = ""  # of what did not work out
+    kept: bool = False
 
 
 @lru_cache(maxsize=2)
@@ -104,30 +100,52 @@ def data_of(options: Options, on_progress: Callable[[int, int], None] | None = N
     )
 
 
-def do(task: Task, report: Report, wait: bool = True) -> Ended:
-    """Do the task; whatever goes wrong is an attempt on disk, never an exception."""
+def do(
+    task: Task,
+    report: Report,
+    wait: bool = True,
+    stop: Callable[[], bool] = never,
+    team: Team = ALONE,
+) -> Ended:
+    """Do the task; whatever goes wrong is an attempt on disk, never an exception. `stop` is asked
+    after every step of training: from then on the task ends at the next checkpoint it can write."""
     started = time.monotonic()
     store = Store(task.options.results)
     log = RunLog(store.root / store.log_name(task.key))
     try:
-        line = _do(task, store, report, log, wait)
+        line = _do(task, store, report if team.first else _unheard, log, wait, stop, team)
         noted = f" ({len(log.warnings)} warnings in {log.path})" if log.warnings else ""
         return Ended("done", line + noted, time.monotonic() - started, task.kind)
     except Busy as reason:
         return Ended("busy", f"{task.name}: {reason}", 0.0)
+    except Stopped as asked:
+        status, text, kept = "stopped", STOPPED_KEPT if asked.kept else STOPPED_ANEW, asked.kept
     except Unsupported as reason:
-        status, text = "n/a", str(reason)
+        status, text, kept = "n/a", str(reason), False
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a cell must never take the grid down
-        status, text = "failed", reason_of(error, store.root)
-        if not isinstance(error, EXPECTED):
-            log(traceback.format_exc())
-            text += f" (see {store.log_name(task.key)})"
-    log(f"{status}: {text}")
-    if task.kind == "cell":
-        note_attempt(store, task.spec, status, text, task.key)
-    return _ended(task, status, text, time.monotonic() - started)
+        status, text, kept = "failed", _failed(task, error, store, log, team), False
+    if team.first:
+        log(f"{status}: {text}")
+        if task.kind == "cell":
+            became = "interrupted" if status == "stopped" else status
+            note_attempt(store, task.spec, became, text, task.key)
+    return replace(_ended(task, status, text, time.monotonic() - started), kept=kept)
+
+
+def _unheard(cell: str, phase: str, done: int, total: int) -> None:
+    """The first of a team speaks for all."""
+
+
+def _failed(task: Task, error: BaseException, store: Store, log: RunLog, team: Team) -> str:
+    """Why, with the traceback in the log where it is not a known reason."""
+    text = reason_of(error, store.root)
+    if not isinstance(error, EXPECTED):
+        whose = "" if team.size == 1 else f"process {team.rank + 1} of {team.size}:\n"
+        log(whose + traceback.format_exc())
+        text += f" (see {store.log_name(task.key)})"
+    return text if team.complete() else f"a process of its team was lost: {text}"
 
 
 def _ended(task: Task, status: str, reason: str, seconds: float) -> Ended:
@@ -148,24 +166,21 @@ def note_attempt(store: Store, spec: RunSpec, status: str, reason: str, key: str
         store.write_attempt(spec, status, reason, store.log_name(key))
 
 
-def reason_of(error: BaseException, root: Path) -> str:
-    """One line that says what to do where that is known."""
-    if isinstance(error, EXPECTED):
-        return " ".join(str(error).split())
-    if is_full(error):
-        return full_disk(root)
-    text = (str(error).splitlines() or [""])[0]
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate" in text
-    if memory:
-        return f"out of memory: fewer --jobs, or a smaller --batch-size ({text or 'no details'})"
-    return f"{type(error).__name__}: {text}"
-
-
-def _do(task: Task, store: Store, report: Report, log: RunLog, wait: bool) -> str:
+def _do(
+    task: Task,
+    store: Store,
+    report: Report,
+    log: RunLog,
+    wait: bool,
+    stop: Callable[[], bool],
+    team: Team,
+) -> str:
     if task.kind == "dense":
-        return _dense(task, _context(task, store, report, log))
-    with store.claims.take("run", task.spec.run_id, wait, log) as claim:
-        if is_finished(task.spec, task.options):  # by somebody else, while we waited
+        return _dense(task, _context(task, store, report, log, stop, team))
+    said = log if team.first else quiet
+    with take_for(team, store.claims, "run", task.spec.run_id, wait, said) as claim:
+        # by somebody else, while we waited
+        if team.lead(lambda: is_finished(task.spec, task.options)):
             return f"{task.name}: done by another process"
         told = store.claims.news(claim)
 
@@ -173,9 +188,10 @@ def _do(task: Task, store: Store, report: Report, log: RunLog, wait: bool) -> st
             told(phase, done, total)
             report(cell, phase, done, total)
 
-        log(f"{task.name}: {claim.holder} begins: {task.command}")
-        record = run_one(task.spec, entry_of(task), _context(task, store, tell, log))
-        log(f"done: {100 * record.final.test_top1:.2f} % test top-1 in {record.seconds:.1f} s")
+        said(f"{task.name}: {claim.holder} begins: {task.command}")
+        context = _context(task, store, tell if team.first else report, log, stop, team)
+        record = run_one(task.spec, entry_of(task), context)
+        said(f"done: {100 * record.final.test_top1:.2f} % test top-1 in {record.seconds:.1f} s")
     line = f"{task.name}: {100 * record.final.test_top1:.2f} % test top-1"
     cut = f" with {100 * record.flops_reduction:.1f} % of the FLOPs removed"
     return line + (cut if record.flops_reduction else "")
@@ -197,7 +213,14 @@ def entry_of(task: Task) -> Entry:
     return entry
 
 
-def _context(task: Task, store: Store, report: Report, log: RunLog) -> Context:
+def _context(
+    task: Task,
+    store: Store,
+    report: Report,
+    log: RunLog,
+    stop: Callable[[], bool],
+    team: Team,
+) -> Context:
     options, spec = task.options, task.spec
     data = cached_data(options.model_dump_json(include=set(DATA_FIELDS)))
     if data.identity != spec.data:
@@ -211,8 +234,10 @@ def _context(task: Task, store: Store, report: Report, log: RunLog) -> Context:
         compiled=options.compile,
         optimistic=wants_optimistic(options),
         command=task.command,
-        log=log,
+        log=log if team.first else quiet,
         checkpoint_seconds=60 * options.checkpoint_minutes,
+        stop=stop,
+        team=team,
     )
 
 
@@ -258,41 +283,3 @@ def dense_key(cell: Cell) -> str:
 def _same(label: str, cell: Cell) -> bool:
     is_file = label.endswith(".py") and Path(label).stem == cell.entry.name
     return is_file if cell.entry.source_hash else label == cell.entry.label
-
-
-def command_of(cell: Cell, options: Options, label: str) -> str:
-    """The command that makes this one record again. Places of this machine are left out: files
-    are named without their folders, the data directory is DIR."""
-    spec = cell.spec
-    own: dict[str, Any] = {
-        "methods": [Path(label).name],
-        "preset": preset_of(options),
-        "data_dir": None if options.data_dir is None else Path("DIR"),
-        "checkpoint": None if options.checkpoint is None else Path(options.checkpoint.name),
-        "seeds": [spec.seeds.run],
-        "flops_reduction": [spec.flops_reduction] if spec.flops_reduction else [],
-        "preparation": [spec.preparation],
-        "reconstruct": [spec.reconstruct],
-        "precision": spec.precision,
-    }
-    chosen = options.model_copy(update=own)
-    words = ["python -m benchmark.run"]
-    said = chosen.model_dump(mode="json", exclude_defaults=True)
-    said |= {name: getattr(chosen, name) for name in ALWAYS_SAID}
-    for name, value in said.items():
-        if name in ("results", "jobs", "device", "checkpoint_minutes", "executor", "site"):
-            continue
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, dict):
-            words += [f"--set {shlex.quote(f'{k}={_word(v)}')}" for k, v in value.items()]
-        elif isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
-        elif isinstance(value, list):
-            words.append(f"{flag} {shlex.quote(','.join(map(str, value)))}")
-        else:
-            words.append(f"{flag} {shlex.quote(str(value))}")
-    return " ".join(words)
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

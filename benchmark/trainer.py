@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from benchmark import checkpoint
+from benchmark import checkpoint, evaluation, parts
 from benchmark.checkpoint import Checkpoints, Torn, quiet
-from benchmark.evaluation import evaluate
+from benchmark.errors import Stopped, never
 from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
 from benchmark.network import Network
@@ -27,8 +26,10 @@ from benchmark.noise import keyed_uniform
 from benchmark.phase import Diverged, EpochMemory, EpochRow, Maker, Phase, trained_only
 from benchmark.schedule import Schedule, even, make_optimizer, order_of, phase_seed, rate_at
 from benchmark.spec import Precision, Recipe
+from benchmark.team import ALONE, Team
 
 SCORE_BATCH = 128
+LOOK = 8  # steps after which a team asks its first whether to stop or to write a checkpoint
 
 Progress = Callable[[str, int, int], None]  # phase, done, total
 
@@ -55,11 +56,18 @@ class Trainer:
     compiled: bool = False
     checkpoints: Checkpoints | None = None  # of the piece of work at hand; None: nothing is kept
     log: Callable[[str], None] = quiet
+    stop: Callable[[], bool] = never  # asked after each step: end at a checkpoint
+    replicas: int = 1  # parts of each batch
+    sync_bn: bool = False
+    team: Team = ALONE
     resumed: list[Maker] = field(default_factory=list)  # who made the checkpoints it went on from
     notes: dict[str, Any] = field(default_factory=dict)
     curve: list[EpochRow] = field(default_factory=list)
     _phase: int = 0
     _now: tuple[int, int, Tensor] | None = None  # seed, epoch, image index of the current batch
+
+    def __post_init__(self) -> None:
+        parts.check_team(self.replicas, self.sync_bn, self.team, self.device)
 
     @property
     def epochs(self) -> float:
@@ -101,7 +109,9 @@ class Trainer:
         started, used = time.perf_counter(), 0
         seed = phase_seed(self.seed, phase)
         try:
-            for chunk in rows.split(SCORE_BATCH) if len(rows) else ():
+            for number, chunk in enumerate(rows.split(SCORE_BATCH) if len(rows) else ()):
+                if self._asked(number)[0]:
+                    raise Stopped(kept=False)  # scoring is done again
                 self._now = (seed, 0, source.index[chunk].to(self.device))
                 used += len(chunk)
                 yield source.batch(chunk, augment=(seed, 0) if augment else None)
@@ -141,7 +151,7 @@ class Trainer:
         return [rate_at(recipe, step / steps) for step in range(steps)]
 
     def accuracy(self, net: Any, split: str = "val") -> float:
-        return evaluate(net, self._source(split)).top1
+        return evaluation.evaluate(net, self._source(split), team=self.team).top1
 
     # ---- what the runner uses ------------------------------------------------------------------
 
@@ -165,20 +175,22 @@ class Trainer:
         if is_charged:
             self.ledger.check(schedule.images, phase)
         checkpoint.seed_everything(phase_seed(self.seed, phase))
-        with trained_only(net, only):
+        with trained_only(net, only), parts.synced(net, self.sync_bn and self.team.size > 1):
             optimizer = make_optimizer(recipe, [p for p in net.parameters() if p.requires_grad])
             run = Phase(phase, net, recipe, schedule, optimizer, penalty, memory, validate)
-            run.loss = torch.zeros((), device=self.device)
+            run.loss = torch.zeros(() if self.replicas == 1 else self.replicas, device=self.device)
             self._restore(run)
             self._epochs(run)
+        if self.replicas > 1:  # each part drew numbers of its own
+            checkpoint.seed_everything(phase_seed(self.seed, f"after-{phase}"))
         kind = "charged" if is_charged else "free"
         per_image = self._macs if macs is None else macs
         self.ledger.add(phase, kind, schedule.images, per_image, run.seconds)  # type: ignore[arg-type]
 
     def _epochs(self, run: Phase) -> None:
         seed = phase_seed(self.seed, run.name)
-        compiles = self.compiled and not isinstance(run.net, Network)
-        forward = torch.compile(run.net) if compiles else run.net
+        made = parts.Objective(run, self.precision == "bf16", self.compiled)
+        objective = parts.distributed(made, self.team)
         last = 0
         for epoch, sizes in enumerate(run.schedule.sizes):
             first, last = last, last + len(sizes)
@@ -189,18 +201,36 @@ class Trainer:
             rows = order_of(len(self.train), seed, epoch)[: sum(sizes)].split(list(sizes))
             for chunk in rows[run.step - first :]:
                 rate = rate_at(run.recipe, run.step / run.schedule.steps)
-                loss = self._step(forward, run, rate, chunk, (seed, epoch))
-                run.loss += loss.detach() * len(chunk)
+                self._step(objective, run, rate, chunk, (seed, epoch))
                 run.step, run.images = run.step + 1, run.images + len(chunk)
                 self.progress(run.name, run.images, run.schedule.images)
-                if run.step < last and self.checkpoints is not None and self.checkpoints.due():
-                    run.clock()
-                    self._keep(run)
+                if run.step < last:
+                    self._look(run)
             self._end_epoch(run, epoch, sum(sizes), rate)
+            if self._asked()[0]:  # the epoch was kept just now
+                raise Stopped(kept=self.checkpoints is not None)
         run.net.train()
 
+    def _asked(self, turn: int = 0) -> tuple[bool, bool]:
+        """Whether to stop, and whether a checkpoint is due: the word of the first. A team asks now
+        and then, for it costs a message to all."""
+        if self.team.size > 1 and turn % LOOK:
+            return False, False
+        due = self.checkpoints is not None and self.checkpoints.due()
+        return self.team.agree((self.stop(), due))
+
+    def _look(self, run: Phase) -> None:
+        stop, due = self._asked(run.step)
+        if stop or due:
+            run.clock()
+            self._keep(run)
+        if stop:
+            raise Stopped(kept=self.checkpoints is not None)
+
     def _end_epoch(self, run: Phase, epoch: int, images: int, rate: float) -> None:
-        mean = float(run.loss) / images  # waits for the device, so the clock below is right
+        parts.share_buffers(run.net, self.team)
+        # waits for the device, so the clock below is right
+        mean = float(self.team.sum(run.loss).sum()) / images
         run.clock()
         if not math.isfinite(mean):
             raise Diverged(f"diverged: the loss is not finite in epoch {epoch + 1} of {run.name}")
@@ -215,41 +245,50 @@ class Trainer:
         self._keep(run)
 
     def _keep(self, run: Phase) -> None:
-        if self.checkpoints is not None:
-            run.keep(self.checkpoints, self.curve, self.resumed)
+        if self.checkpoints is None:
+            return
+        loss, checkpoints = self.team.sum(run.loss), self.checkpoints
+        self.team.lead(lambda: run.keep(checkpoints, self.curve, self.resumed, loss))
 
     def _restore(self, run: Phase) -> None:
         """Go on from the last whole checkpoint of the phase, if there is one."""
-        found = None if self.checkpoints is None else self.checkpoints.last(run.name)
+        checkpoints = self.checkpoints
+        if checkpoints is None:
+            return
+        found = self.team.lead(lambda: checkpoints.last(run.name))
         if found is not None:
             try:
                 curve, self.resumed = run.restore(found)
             except Torn as error:
                 self.log(f"warning: {error}; {run.name} begins anew")
                 return
+            parts.keep_own(run.loss, self.team)
             self.curve += curve
             self.log(f"{run.name} goes on after step {run.step} of {run.schedule.steps}")
 
     def _step(
-        self,
-        forward: Callable[..., Tensor],
-        run: Phase,
-        rate: float,
-        rows: Tensor,
-        key: tuple[int, int],
-    ) -> Tensor:
-        x, y = self.train.batch(rows, augment=key, channels_last=True)
-        self._now = (*key, self.train.index[rows].to(self.device))
+        self, objective: nn.Module, run: Phase, rate: float, rows: Tensor, key: tuple[int, int]
+    ) -> None:
         for group in run.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = forward(x, y) if isinstance(forward, Network) else forward(x)
-        loss = F.cross_entropy(logits.float(), y, label_smoothing=run.recipe.label_smoothing)
-        if run.penalty is not None:
-            loss = loss + run.penalty()
         run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses = run.loss.view(-1)
+        own = parts.parts_of(rows, self.replicas, self.sync_bn, self.team)
+        for part in parts.in_turn(run.net, own):
+            loss = self._loss(objective, run, part, key)
+            (loss if self.team.size == 1 else loss * self.team.size).backward()  # it is averaged
+            losses[part.number] += loss.detach() * len(rows)
         run.optimizer.step()
+
+    def _loss(
+        self, objective: nn.Module, run: Phase, part: parts.Part, key: tuple[int, int]
+    ) -> Tensor:
+        if self.replicas > 1:  # whoever runs the part, dropout draws the same
+            turn = f"{run.name}-{run.step}-{part.number}"
+            checkpoint.seed_everything(phase_seed(self.seed, turn))
+        x, y = self.train.batch(part.rows, augment=key, channels_last=True)
+        self._now = (*key, self.train.index[part.rows].to(self.device))
+        loss: Tensor = objective(x, y, part)
         self._now = None
         return loss
 
@@ -257,22 +296,11 @@ class Trainer:
     def recalibrate(self, net: nn.Module, macs: int, note: bool = True) -> None:
         """Replace BN running statistics by those of un-augmented, class-balanced training images,
         at most 5 % of the budget; leaves `net` in eval mode."""
-        norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         limit = self.ledger.forward_left("recalibration") if note else self._recalibration_images()
         rows = self.balanced(self.train, min(len(self.train), limit, MOST_RECALIBRATION))
         started = time.perf_counter()
-        momenta = [n.momentum for n in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative average
-        net.train()
-        start = 0
-        for size in even(len(rows), SCORE_BATCH) if len(rows) > 1 else ():
-            net(self.train.batch(rows[start : start + size])[0])
-            start += size
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        net.eval()
+        sizes = even(len(rows), SCORE_BATCH) if len(rows) > 1 else ()
+        evaluation.recalibrate(net, self.train, rows, sizes)
         if note:
             seconds = time.perf_counter() - started
             self.ledger.add("recalibration", "forward", len(rows), macs, seconds)
@@ -284,20 +312,14 @@ class Trainer:
     def balanced(self, source: BatchSource, images: int) -> Tensor:
         """(images,) rows of a split: classes in turn, order fixed by data hash and seed."""
         seed = phase_seed(self.seed, f"list-{self.data_hash}")
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(source), generator=generator)
-        labels = source.labels.cpu()[order]
-        place = torch.zeros(len(source), dtype=torch.int64)
-        for label in range(self.num_classes):
-            own = labels == label
-            place[own] = torch.arange(int(own.sum()))
-        ranked = torch.sort(place * self.num_classes + labels, stable=True).indices
-        return order[ranked][:images]
+        return evaluation.balanced(source.labels.cpu(), self.num_classes, seed)[:images]
 
     @contextlib.contextmanager
     def telling(self, progress: Progress) -> Iterator[None]:
-        """Within the block this callback hears of progress too."""
+        """Within the block this callback hears of progress too, from the first of a team."""
         before = self.progress
+        if not self.team.first:
+            progress = silent
 
         def tell(phase: str, done: int, total: int) -> None:
             before(phase, done, total)

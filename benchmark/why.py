@@ -16,6 +16,7 @@ from benchmark.record import RunRecord
 from benchmark.spec import RunSpec
 from benchmark.state import Now, done_line, state_of
 from benchmark.store import Store
+from benchmark.submissions import coverage
 
 
 def main(
@@ -28,7 +29,7 @@ def main(
     """
     store = Store(results)
     work = find_work(run, store)
-    said = sentence(state_of(work, store), store)
+    said = sentence(state_of(work, store, coverage(store)), store)
     console().print(said, highlight=False, markup=False, soft_wrap=True)
     return DONE
 
@@ -76,6 +77,8 @@ def sentence(now: Now, store: Store) -> str:
         return f"{name} was interrupted: {_bare(now.reason)}; `{again}` goes on from there."
     if now.state in ("n/a", "not run"):
         return f"{name} is {now.state} because {_bare(now.reason)}."
+    if now.state == "queued":
+        return f"{name} is queued: {_bare(now.reason)}."
     if now.state == "waiting":
         return f"{name} stands: {_bare(now.reason)}."
     if now.state == "running":

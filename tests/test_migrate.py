@@ -115,7 +115,7 @@ class LaterRecipe(Recipe):
 class LaterSpec(RunSpec):
     """A spec of a later version, with a switch that was always off before."""
 
-    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"hard_labels"})
+    ADDED_LATER: ClassVar[frozenset[str]] = RunSpec.ADDED_LATER | {"hard_labels"}
     recovery: LaterRecipe
     hard_labels: bool = False
 
@@ -136,9 +136,13 @@ def test_fields_that_were_added_later_keep_old_run_ids_while_they_hold_their_def
     assert "hard_labels" in later().model_dump()  # the record says it all the same
 
 
-def test_nothing_is_left_out_of_todays_run_ids() -> None:
+def test_todays_run_ids_leave_out_what_was_added_later_and_nothing_else() -> None:
     spec = synthetic.spec("l1norm", 0)
-    assert identity(spec) == spec.model_dump(mode="json")
+    later_fields = {"replicas": 1, "sync_bn": False}
+    assert later_fields.keys() == RunSpec.ADDED_LATER
+    assert identity(spec) | later_fields == spec.model_dump(mode="json")
+    changed = spec.model_copy(update={"replicas": 2, "sync_bn": True})
+    assert identity(changed) == changed.model_dump(mode="json")
 
 
 @pytest.mark.parametrize(

@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from slurm_cluster import FOLDER, NODES, Cluster, alone, has_accounting, is_up, said, script, start
 
-SCRIPT = Path(__file__).parents[1] / "slurm" / "local" / "cluster.py"
-FOLDER = Path("/var/lib/slurm-local")  # the script's default
-PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "mariadbd", "munged")
 pytestmark = pytest.mark.slurm
+pytest_plugins = ["slurm_cluster"]
 
 
-def cluster(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=180
-    )
+def pids() -> dict[str, str]:
+    return {path.name: path.read_text().strip() for path in FOLDER.glob("*.pid")}
 
 
-def said(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
-
-
-@pytest.fixture(params=[[], ["--no-accounting"]], ids=["accounting", "no accounting"])
-def up(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
-    if missing:
-        pytest.skip(f"no {missing[0]} here: apt-get install slurmctld slurmd slurmdbd …")
-    with FileLock(Path(tempfile.gettempdir()) / "slurm-local.lock"):  # there is one per machine
-        done = cluster("up", *request.param)
-        assert done.returncode == 0, done.stderr
-        yield request.param
-        assert cluster("down").returncode == 0
-
-
-def test_four_nodes_schedule_two_gpus_each_and_end_by_pid(up: list[str]) -> None:
-    assert len(said("sinfo", "-hN", "-p", "main", "-t", "idle", "-o", "%N").split()) == 4
+@pytest.mark.parametrize(
+    "cluster", [True, False], ids=["accounting", "no accounting"], indirect=True
+)
+def test_four_nodes_schedule_two_gpus_each(cluster: Cluster) -> None:
+    assert said("sinfo", "-hNr", "-p", "main", "-o", "%N").split() == [
+        f"node{number}" for number in range(1, NODES + 1)
+    ]
     shown = said("srun", "-N4", "--gres=gpu:2", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES")
-    assert shown.split() == ["0,1"] * 4
+    assert shown.split() == ["0,1"] * NODES
     too_many = subprocess.run(
         ["srun", "--gres=gpu:3", "true"], capture_output=True, text=True, timeout=60
     )
     assert "Requested node configuration is not available" in too_many.stderr
-    pids = {path.name: path.read_text() for path in FOLDER.glob("*.pid")}
-    assert len(pids) >= 5
-    assert cluster("up", *up).returncode == 0  # once more: nothing changes
-    assert {path.name: path.read_text() for path in FOLDER.glob("*.pid")} == pids
-    has_accounting = not said("sh", "-c", "sacct 2>&1").startswith("Slurm accounting storage is d")
-    assert has_accounting == (not up)
+    off = said("sh", "-c", "sacct 2>&1").startswith("Slurm accounting storage is disabled")
+    assert off != cluster.accounting == has_accounting()
+
+
+def test_up_twice_is_up_once(cluster: Cluster) -> None:
+    before = pids()
+    assert len(before) >= NODES + 1
+    assert script("up", *([] if cluster.accounting else ["--no-accounting"])).returncode == 0
+    assert pids() == before
+
+
+def test_nodes_see_all_files_but_those_of_one_folder(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "seen").touch()
+    (cluster.unshared / "unseen").touch()
+    try:
+        listed = said("srun", "-N4", "ls", str(tmp_path), str(cluster.unshared)).split()
+    finally:
+        (cluster.unshared / "unseen").unlink()
+    assert listed.count("seen") == NODES
+    assert "unseen" not in listed
+
+
+def test_down_ends_all_by_pid() -> None:
+    with alone():
+        before = has_accounting() if is_up() else None
+        start(before is not False)
+        started = pids()
+        assert all(Path(f"/proc/{pid}").exists() for pid in started.values())
+        assert script("down").returncode == 0
+        assert not [n for n, pid in started.items() if pid and Path(f"/proc/{pid}").exists()]
+        if before is not None:
+            start(before)

@@ -60,6 +60,8 @@ CHANGES: list[dict[str, Any]] = [
     {"reconstruct": "ls"},
     {"precision": "bf16"},
     {"threads": 2},
+    {"replicas": 2},
+    {"sync_bn": True},
     {"seeds": Seeds(dense=0, run=1)},
     {"seeds": Seeds(dense=1, run=0)},
 ]

@@ -3,6 +3,9 @@
 Debian's packages (slurmctld slurmd slurm-client munge, with accounting also slurmdbd and
 mariadb-server), as root. Each node is a slurmd of its own with a port of its own. The GPUs are
 character devices: scheduling and CUDA_VISIBLE_DEVICES are real, nothing computes on them.
+
+All see the files of this machine, as if they were on a file system that a cluster shares, except
+for <folder>/unshared: what is written there here, no node sees.
 """
 
 from __future__ import annotations
@@ -131,7 +134,7 @@ def up(cluster: Cluster) -> None:
     _start(cluster, "slurmctld")
     _wait("slurmctld", lambda: "UP" in _said("scontrol", "ping"))
     for name in cluster.names:
-        _start(cluster, name, "slurmd", "-N", name)
+        _start(cluster, name, *_apart(cluster), "slurmd", "-N", name)
     _wait("slurmd", lambda: _idle() == cluster.nodes)
 
 
@@ -140,6 +143,17 @@ def _start(cluster: Cluster, name: str, *words: str) -> None:
     pid = _pid(cluster.folder / f"{name}.pid")
     if not pid or not Path(f"/proc/{pid}").exists():
         _run(*(words or (name,)))
+
+
+def _apart(cluster: Cluster) -> list[str]:
+    """Words before a command that hide the unshared folder from it, by mounts of its own; none
+    where we may not mount."""
+    hidden = cluster.folder / "unshared"
+    hidden.mkdir(exist_ok=True)
+    alone = ["unshare", "--mount", "--propagation", "slave", "sh", "-c"]
+    script = f"mount -t tmpfs -o size=1m none '{hidden}' && exec \"$@\""
+    words = [*alone, script, "apart"]
+    return words if _works(*words, "true") else []
 
 
 def _programs(cluster: Cluster) -> list[str]:
