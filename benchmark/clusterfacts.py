@@ -13,7 +13,7 @@ from benchmark.slurm import NoAnswer, ask, fields, has_store
 # States of a node in which it takes no jobs; powered down is not one, SLURM wakes it.
 _OUT = frozenset({"DOWN", "ERROR", "FAIL", "FAILING", "DRAIN", "DRAINED", "DRAINING", "FUTURE",
                   "UNKNOWN", "NOT_RESPONDING", "INVAL", "INVALID_REG"})  # fmt: skip
-_GPU = re.compile(r"gpu(?::([A-Za-z][^:]*))?(?::(\d+))?")
+_GPU = re.compile(r"gpu(?::(?!\d+$)([^:]+))?(?::(\d+))?")
 _ABOUT = (("config",), ("partition", "-o"), ("node", "-o"))
 
 

@@ -46,7 +46,7 @@ def make_plan(
     seed_everything(phase_seed(spec.seeds.run, "select"))  # whoever made the scores
     plan = method.select(net, scores, budget)
     _check_plan(plan, net, budget)
-    return plan, scores
+    return context.team.agree(plan), scores
 
 
 class BadMethod(Exception):

@@ -20,10 +20,10 @@ from benchmark.frames import LEAST_SEEDS, leaderboard
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import show_grid, show_list
 from benchmark.load import load_results
-from benchmark.pool import worker_count
 from benchmark.progress import counting
+from benchmark.state import OPEN
 from benchmark.store import Store
-from benchmark.submit import on_site, submit_grid, wait_for
+from benchmark.submit import at_once, on_site, submit_grid, wait_for
 from benchmark.sweep import Cell, Options, expand, options_from
 from benchmark.tasks import data_of
 
@@ -124,7 +124,7 @@ def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) ->
     data = _load(options, screen)
     cells = expand(options, data)
     runnable = [c for c in cells if not c.blocked]
-    jobs = worker_count(options)
+    jobs = at_once(options)
     if runnable:
         preflight(runnable, options)
     if dry_run:
@@ -134,7 +134,11 @@ def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) ->
         submit_grid(cells, options, screen)
         if not wait:
             return _gone_home(options, screen)
-        failed = wait_for(cells, options, screen)
+        rows = wait_for(cells, options, screen)
+        failed = sum(row.state not in ("done", "n/a", "not run") for row in rows)
+        if all(row.state in OPEN for row in rows):  # neither results nor reasons to show
+            screen.print("Next: python -m benchmark.retry sends them again", highlight=False)
+            return FAILED
     else:
         failed = run_grid(cells, options, screen)
     written = report.build(options.results)

@@ -21,6 +21,7 @@ LIVE = frozenset({
     "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT",
     "STOPPED",
 })  # fmt: skip
+_MEMBERS = re.compile(r"(\d+)(?:-(\d+))?(?::(\d+))?")
 _FIELD = re.compile(r"(?:^|(?<=\s))([A-Za-z][\w/:-]*)=(\S*)")
 
 
@@ -131,11 +132,13 @@ def parse_job(text: str, job: str) -> Job | None:
 
 
 def _among(task: str, asked: str) -> bool:
-    """Whether `2-5,9%2`, the members that have not started, has this one."""
+    """Whether `2-8:3,9%2`, the members that have not started, has this one."""
     for part in asked.partition("%")[0].split(","):
-        first, _, last = part.partition("-")
-        if first.isdigit() and int(first) <= int(task) <= int(last.split(":")[0] or first):
-            return True
+        found = _MEMBERS.fullmatch(part)
+        if found and task.isdigit():
+            first, last, step = int(found[1]), int(found[2] or found[1]), int(found[3] or 1)
+            if int(task) in range(first, last + 1, step):
+                return True
     return False
 
 

@@ -27,13 +27,14 @@ from benchmark.errors import BadInput
 from benchmark.estimate import dense_tasks, forecast, is_done
 from benchmark.grid import planned_cell, settled, write_grid
 from benchmark.launch import note_blocked
+from benchmark.pool import worker_count
 from benchmark.probe import NoProbe, Seconds
 from benchmark.progress import counted
 from benchmark.site import Site, read_site
 from benchmark.sitecheck import check, max_array, rehearse
 from benchmark.sitetrial import probe
 from benchmark.snapshot import freeze, own_file
-from benchmark.state import ALIVE, state_of
+from benchmark.state import ALIVE, OPEN, Now, state_of
 from benchmark.store import Store
 from benchmark.submissions import (
     Coverage,
@@ -102,6 +103,14 @@ class Sender:
             most=site.cells_per_job,
             jobs=jobs,
         )
+
+
+def at_once(options: Options) -> int:
+    """Cells that run at the same time, here or on the cluster."""
+    if options.executor == "local":
+        return worker_count(options)
+    site = site_of(options)
+    return slots_of(site, options) * site.array_parallelism
 
 
 def slots_of(site: Site, options: Options) -> int:
@@ -175,11 +184,8 @@ def _sender(
     methods = [str(own_file(code, Path(m))) if m.endswith(".py") else m for m in full.methods]
     slots = slots_of(site, options)
     there = full.model_copy(
-        update={
-            "methods": methods, "results": store.root, "executor": "local", "site": None,
-            "jobs": slots,
-        }
-    )  # fmt: skip
+        update={"methods": methods, "results": store.root, "site": None, "jobs": slots}
+    )
     try:
         seconds = forecast(waiting, options, slots).tasks
     except NoProbe:
@@ -310,10 +316,13 @@ def _line(submission: Submission, site: Site) -> str:
     )
 
 
-def wait_for(cells: list[Cell], options: Options, console: Console) -> int:
-    """Until no job has any of the cells; the number of those that failed. A line whenever something
-    changed. Never hangs: a job that is gone is not waited for, whatever became of it, and a cluster
-    that does not answer is given up after a while."""
+def wait_for(cells: list[Cell], options: Options, console: Console) -> list[Now]:
+    """Until no job has any of the cells; what became of them. A line whenever something changed,
+    and one for each cell that was lost with its job.
+
+    Never hangs: a job that is gone is not waited for, whatever became of it, and a cluster that
+    does not answer is given up after a while.
+    """
     store, said, heard = Store(options.results.resolve()), "", time.monotonic()
     works = [planned_cell(c, options) for c in cells]
     while True:
@@ -327,5 +336,7 @@ def wait_for(cells: list[Cell], options: Options, console: Console) -> int:
         if time.monotonic() - heard > PATIENCE:
             raise BadInput(f"{cluster.silent}; the jobs may go on: benchmark.status will tell")
         if not cluster.silent and not any(r.state in ALIVE for r in rows):
-            return sum(r.state not in ("done", "n/a", "not run") for r in rows)
+            for row in (r for r in rows if r.state in OPEN):
+                console.print(f"{row.work.name}: {row.state}: {row.reason}", soft_wrap=True)
+            return rows
         time.sleep(PAUSE)

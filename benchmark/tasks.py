@@ -152,11 +152,12 @@ def _ended(task: Task, status: str, reason: str, seconds: float) -> Ended:
     return Ended(status, f"{task.name}: {status}: {reason}", seconds, task.kind, reason)
 
 
-def without_dense(task: Task, dense: Ended) -> Ended:
+def without_dense(task: Task, dense: Ended, team: Team = ALONE) -> Ended:
     """The end of a cell whose dense network could not be made: it is not tried once per cell."""
     became = "failed" if dense.status == "failed" else f"is {dense.status}"
     reason = f"its dense network {became}: {dense.reason}"
-    note_attempt(Store(task.options.results), task.spec, dense.status, reason, task.key)
+    if team.first:
+        note_attempt(Store(task.options.results), task.spec, dense.status, reason, task.key)
     return _ended(task, dense.status, reason, 0.0)
 
 

@@ -143,6 +143,7 @@ def joined(
     device: torch.device,
     timeout: timedelta = TIMEOUT,
     patience: timedelta = PATIENCE,
+    roll_call: timedelta = ROLL_CALL,
 ) -> Iterator[Team]:
     """Within the block this process is one of a team that meets at address:port, where the first
     one listens. Whoever leaves the block early makes the others fail soon, not hang: leave it after
@@ -161,7 +162,7 @@ def joined(
     )
     try:
         words = dist.new_group(backend="gloo", timeout=patience)
-        yield Team(rank, size, words, dist.new_group(backend="gloo", timeout=ROLL_CALL))
+        yield Team(rank, size, words, dist.new_group(backend="gloo", timeout=roll_call))
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import killing
 import tiny
 import torch
+from torch import nn
 
-from benchmark.team import Team, joined
+from benchmark import tasks
+from benchmark.checkpoint import Checkpoints
+from benchmark.errors import Stopped, never
+from benchmark.evaluation import evaluate
+from benchmark.images import BatchSource
+from benchmark.phase import EpochRow
+from benchmark.sweep import Options
+from benchmark.tasks import Ended, Task
+from benchmark.team import Lost, Team, joined
+from benchmark.trainer import Trainer
 
 LIMIT = timedelta(seconds=60)  # of every wait between the processes
+ROLL_CALL = timedelta(seconds=3)
 CPU = torch.device("cpu")
 
 
@@ -26,7 +40,7 @@ def together(
     """What `work(team, *words)` gives in each of the processes, by rank; None where it failed."""
     folder.mkdir(parents=True, exist_ok=True)
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["ddp_work"])
+    server.set_forkserver_preload(["benchmark.tasks"])  # the slow part of what is imported
     port = free_port()
     crowd = [
         server.Process(target=_member, args=(work, rank, size, port, folder, words), daemon=True)
@@ -58,7 +72,7 @@ def _member(
     work: Callable[..., Any], rank: int, size: int, port: int, folder: Path, words: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
-    with joined(rank, size, "127.0.0.1", port, CPU, LIMIT, LIMIT) as team:
+    with joined(rank, size, "127.0.0.1", port, CPU, LIMIT, LIMIT, ROLL_CALL) as team:
         torch.save(work(team, *words), folder / f"{rank}.pt")
 
 
@@ -70,20 +84,145 @@ class Trained:
     """What a phase leaves."""
 
     state: dict[str, torch.Tensor]
-    losses: list[float]
-    val: list[float | None]
+    rows: list[EpochRow]
     batches: list[torch.Tensor]  # that the network saw
+    noise: list[torch.Tensor]  # that a penalty drew
+    after: float  # the next number of the global generator
 
 
-def phase(team: Team, recipe: dict[str, Any], **changes: Any) -> Trained:
-    """Train the tiny ResNet with batches cut in two."""
-    net = tiny.model()
-    run = tiny.trainer(team=team, **({"replicas": 2} | changes))
-    seen: list[torch.Tensor] = []
+class Drift(nn.Module):
+    """Reads a buffer in training and changes it, which is more than batch norm does, and has a
+    parameter that no loss uses."""
+
+    seen: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(tiny.CLASSES))
+        self.idle = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = x + self.seen
+        if self.training:
+            self.seen += 0.1 * x.detach().mean(0)
+        return found
+
+
+def phase(
+    team: Team,
+    recipe: dict[str, Any],
+    folder: Path | None = None,
+    asks: int | None = None,
+    dropout: float = 0.0,
+    **changes: Any,
+) -> Trained | bool:
+    """Train the tiny ResNet; if it is stopped, whether it kept a checkpoint."""
+    net = nn.Sequential(tiny.model(), nn.Dropout(dropout), Drift())
+    checkpoints = None if folder is None else Checkpoints(folder)
+    stop = never if asks is None else After(asks if team.first else 0)
+    fields = {"replicas": 2, "checkpoints": checkpoints, "stop": stop, "team": team}
+    run = tiny.trainer(**(fields | changes))
+    seen, drawn = list[torch.Tensor](), list[torch.Tensor]()
     net.register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[0].clone()) if module.training else None
     )
-    run.run_phase(net, tiny.RECIPE.model_copy(update=recipe), "recovery", validate=True)
-    return Trained(
-        tiny.state_of(net), [r.loss for r in run.curve], [r.val_top1 for r in run.curve], seen
+
+    def penalty() -> torch.Tensor:
+        drawn.append(run.noise(3, salt=1))
+        return 1e-3 * net[0].fc.weight.square().sum()
+
+    whole = tiny.RECIPE.model_copy(update=recipe)
+    try:
+        run.run_phase(net, whole, "recovery", penalty=penalty, validate=True)
+    except Stopped as stopped:
+        return stopped.kept
+    return Trained(tiny.state_of(net), run.curve, seen, drawn, float(torch.rand(())))
+
+
+@dataclass
+class After:
+    """Stops once it was asked so many times."""
+
+    asks: int
+
+    def __call__(self) -> bool:
+        self.asks -= 1
+        return self.asks < 0
+
+
+def evaluated(team: Team) -> list[Any]:
+    """Figures of a network on the test images, in 9 batches."""
+    source = BatchSource(tiny.data().test, tiny.data().identity)
+    found = evaluate(tiny.model().train(), source, 7, team)
+    return [found.predicted, found.margin, torch.tensor([found.top1, found.loss])]
+
+
+# ---- failures ------------------------------------------------------------------------------------
+
+
+def alone_in_failure(team: Team, root: Path, how: str) -> str:
+    """A run in which the second process fails, or dies, at its third step."""
+    steps = [0]
+    original = Trainer._step
+
+    def step(self: Trainer, *words: Any) -> None:
+        steps[0] += 1
+        if steps[0] == 3 and not team.first:
+            if how == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("no luck")
+        original(self, *words)
+
+    Trainer._step = step  # type: ignore[method-assign]
+    ended, _ = whole(team, root, "l1norm")
+    try:
+        team.agree(1)
+    except Lost:
+        return ended.line
+    return "the team goes on with who is not there"
+
+
+def wild(team: Team, root: Path) -> str:
+    """A run that diverges."""
+    task = task_of(root, "l1norm")
+    baseline = task.spec.baseline
+    assert baseline is not None
+    wilder = baseline.model_copy(update={"lr": 1e30, "warmup": 0.0})
+    spec = task.spec.model_copy(update={"baseline": wilder})
+    tasks.cached_data = lambda key: killing.data()
+    first = tasks.do(replace(task, spec=spec), lambda *_: None, team=team)
+    again = tasks.do(task, lambda *_: None, team=team)  # the team goes on
+    return f"{first.line}; {again.status}"
+
+
+# ---- whole runs ----------------------------------------------------------------------------------
+
+
+def task_of(root: Path, method: str, sync_bn: bool = False, replicas: int = 2) -> Task:
+    """A cell on the data of `killing`, with batches cut in two."""
+    killing.register()
+    spec = killing.cell(method).spec
+    spec = spec.model_copy(update={"replicas": replicas, "sync_bn": sync_bn})
+    options = Options(results=root, optimistic=True, device="cpu")
+    return Task("cell", spec, method, options, "the command", spec.run_id)
+
+
+def whole(
+    team: Team,
+    root: Path,
+    method: str,
+    asks: int | None = None,
+    wait: bool = True,
+    **changes: Any,
+) -> tuple[Ended, list[str]]:
+    """A run from its task to its record, and what was reported; it stops at the n-th question."""
+    tasks.cached_data = lambda key: killing.data()
+    heard: list[str] = []
+    ended = tasks.do(
+        task_of(root, method, **changes),
+        lambda cell, phase, done, total: heard.append(phase),
+        wait,
+        stop=never if asks is None else After(asks if team.first else 0),
+        team=team,
     )
+    return ended, heard

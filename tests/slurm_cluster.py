@@ -1,8 +1,8 @@
 """The one-machine SLURM as a fixture, shared by all tests that need a cluster.
 
-`pytest_plugins = ["slurm_cluster"]` brings it; parametrised indirectly with True or False it has
-accounting or not, else what is up already, or accounting. With SLURM_KEEP=1 it stays up afterwards;
-with REQUIRE_SLURM=1 its absence is a failure and no skip.
+A module of tests takes it by `cluster = slurm_cluster.cluster`. Parametrised indirectly with True
+or False it has accounting or not, else what is up already, or accounting. With SLURM_KEEP=1 it
+stays up afterwards; with REQUIRE_SLURM=1 its absence is a failure and no skip.
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from slurm_cluster import FOLDER, NODES, Cluster, alone, has_accounting, is_up, said, script, start
+import slurm_cluster
+from slurm_cluster import FOLDER, NODES, Cluster, has_accounting, is_up, said, script, start
 
 pytestmark = pytest.mark.slurm
-pytest_plugins = ["slurm_cluster"]
+cluster = slurm_cluster.cluster
 
 
 def pids() -> dict[str, str]:
@@ -51,13 +52,12 @@ def test_nodes_see_all_files_but_those_of_one_folder(cluster: Cluster, tmp_path:
     assert "unseen" not in listed
 
 
-def test_down_ends_all_by_pid() -> None:
-    with alone():
-        before = has_accounting() if is_up() else None
-        start(before is not False)
-        started = pids()
-        assert all(Path(f"/proc/{pid}").exists() for pid in started.values())
+def test_down_ends_all_by_pid(cluster: Cluster) -> None:
+    before = pids()
+    assert all(Path(f"/proc/{pid}").exists() for pid in before.values())
+    try:
         assert script("down").returncode == 0
-        assert not [n for n, pid in started.items() if pid and Path(f"/proc/{pid}").exists()]
-        if before is not None:
-            start(before)
+        assert not [name for name, pid in before.items() if pid and Path(f"/proc/{pid}").exists()]
+        assert not is_up()
+    finally:
+        start(cluster.accounting)

@@ -2,10 +2,8 @@
 
 Debian's packages (slurmctld slurmd slurm-client munge, with accounting also slurmdbd and
 mariadb-server), as root. Each node is a slurmd of its own with a port of its own. The GPUs are
-character devices: scheduling and CUDA_VISIBLE_DEVICES are real, nothing computes on them.
-
-All see the files of this machine, as if they were on a file system that a cluster shares, except
-for <folder>/unshared: what is written there here, no node sees.
+character devices: scheduling and CUDA_VISIBLE_DEVICES are real, nothing computes on them. Nodes see
+all files of this machine but those in <folder>/unshared, as where a file system is not shared.
 """
 
 from __future__ import annotations
@@ -120,8 +118,7 @@ def up(cluster: Cluster) -> None:
     if missing:
         packages = PACKAGES + (ACCOUNTING if cluster.accounting else ())
         raise NotUp(f"{missing[0]} is missing: apt-get install {' '.join(packages)}")
-    cluster.folder.mkdir(parents=True, exist_ok=True)
-    (cluster.folder / "ctld").mkdir(exist_ok=True)
+    (cluster.folder / "ctld").mkdir(parents=True, exist_ok=True)
     _munge()
     if cluster.accounting:
         _database(cluster)
@@ -146,13 +143,11 @@ def _start(cluster: Cluster, name: str, *words: str) -> None:
 
 
 def _apart(cluster: Cluster) -> list[str]:
-    """Words before a command that hide the unshared folder from it, by mounts of its own; none
-    where we may not mount."""
+    """Words that hide the unshared folder from a command; none where we may not mount."""
     hidden = cluster.folder / "unshared"
     hidden.mkdir(exist_ok=True)
-    alone = ["unshare", "--mount", "--propagation", "slave", "sh", "-c"]
     script = f"mount -t tmpfs -o size=1m none '{hidden}' && exec \"$@\""
-    words = [*alone, script, "apart"]
+    words = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script, "apart"]
     return words if _works(*words, "true") else []
 
 
@@ -207,13 +202,10 @@ def _configure(cluster: Cluster) -> None:
         )
         gres += [f"NodeName={name} Name=gpu File={path}" for path in _devices(cluster)]
     (etc / "gres.conf").write_text("\n".join(gres) + "\n")
-    content = CONF.format(
-        host=host,
-        folder=cluster.folder,
-        nodes="\n".join(nodes),
-        accounting=WITH_ACCOUNTING if cluster.accounting else WITHOUT_ACCOUNTING,
+    accounting = WITH_ACCOUNTING if cluster.accounting else WITHOUT_ACCOUNTING
+    (etc / "slurm.conf").write_text(
+        CONF.format(host=host, folder=cluster.folder, nodes="\n".join(nodes), accounting=accounting)
     )
-    (etc / "slurm.conf").write_text(content)
     dbd = etc / "slurmdbd.conf"
     dbd.touch(mode=0o600)
     dbd.chmod(0o600)
