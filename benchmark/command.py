@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from benchmark.sweep import Cell, Options, preset_of
+from benchmark.options import Options
+from benchmark.sweep import Cell, preset_of
 
 ALWAYS_SAID = ("methods", "arch", "dataset", "preset", "seeds")  # defaults may change
 

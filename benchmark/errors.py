@@ -7,6 +7,10 @@ class BadInput(Exception):
     """A user's mistake: one clear line, exit code 2."""
 
 
+class NoProbe(Exception):
+    """Nothing can be measured: the hardware that will do the work is not here."""
+
+
 class Stopped(KeyboardInterrupt):
     """The work was asked to stop, as before the end of a cluster job. `kept`: a checkpoint of this
     very moment was written, so nothing is lost."""

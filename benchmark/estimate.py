@@ -1,5 +1,4 @@
-"""What is left to do, and what it will cost: by earlier records in the results directory, else by a
-short probe (`benchmark.probe`)."""
+"""What is left to do, and what it will cost: by earlier records, else by a short probe."""
 
 from __future__ import annotations
 
@@ -12,13 +11,14 @@ from benchmark import baseline
 from benchmark.data import Data
 from benchmark.environment import hardware_kind
 from benchmark.ledger import TRAIN_STEP
+from benchmark.options import Options
 from benchmark.planning import scores_key
 from benchmark.probe import Past, Probe, Seconds, Work, among, fitted, thinner
 from benchmark.progress import duration
 from benchmark.record import RunRecord
 from benchmark.spec import RunSpec
 from benchmark.store import Store
-from benchmark.sweep import Cell, Options
+from benchmark.sweep import Cell
 from benchmark.tasks import DATA_FIELDS, Task, cached_data, is_finished, task_of, wants_optimistic
 from methods import build as build_method
 from methods.api import Method

@@ -13,8 +13,8 @@ from benchmark.cli import DONE, console, run_app
 from benchmark.evaluation import evaluate
 from benchmark.files import check_writable
 from benchmark.images import BatchSource
+from benchmark.options import options_from
 from benchmark.progress import counting
-from benchmark.sweep import options_from
 from benchmark.tasks import data_of
 
 

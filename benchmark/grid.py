@@ -11,11 +11,12 @@ from pydantic import TypeAdapter
 
 from benchmark.errors import BadInput
 from benchmark.files import dump_json, write_text
+from benchmark.options import Options
 from benchmark.probe import Seconds
 from benchmark.record import parse_json
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Store
-from benchmark.sweep import Cell, Options
+from benchmark.sweep import Cell
 from benchmark.tasks import Task, task_of
 
 # the same grid with other values

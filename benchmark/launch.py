@@ -18,10 +18,11 @@ from benchmark.errors import BadInput
 from benchmark.estimate import compare, dense_tasks, forecast, is_done
 from benchmark.grid import write_grid
 from benchmark.network import Network
+from benchmark.options import Options
 from benchmark.pool import run_tasks, worker_count
 from benchmark.progress import GridProgress, counted
 from benchmark.store import Store
-from benchmark.sweep import Cell, Options
+from benchmark.sweep import Cell
 from benchmark.tasks import task_of
 from methods.api import Budget
 

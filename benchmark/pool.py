@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,19 +17,16 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from tqdm import tqdm
-
+from benchmark.errors import never
+from benchmark.options import Options
 from benchmark.progress import GridProgress
 from benchmark.runlog import RunLog
 from benchmark.store import Store
-from benchmark.sweep import Options
 from benchmark.tasks import Ended, Task, do, note_attempt, without_dense
 from benchmark.team import ALONE, Team
-from benchmark.trainer import never
+from benchmark.worker import STOP, work
 
-STOP = signal.SIGUSR2  # asks a worker to end with a checkpoint
 MOST_DEATHS = 3  # of one task's process, then it counts as failed
-PAUSE = 0.5  # seconds between two messages about progress
 PATIENCE = 60.0  # seconds for the work under way to write a checkpoint when it should stop
 
 Lost = dict[str, Ended]  # dense networks that could not be made, by key
@@ -62,10 +58,10 @@ def run_tasks(
     """
     lost: Lost = {}
     if jobs and team.size == 1:
-        work = _in_processes(tasks, jobs, progress, lost, stop)
+        done = _in_processes(tasks, jobs, progress, lost, stop)
     else:
-        work = _in_turn(tasks, progress, lost, stop, team)
-    for task, ended in work:
+        done = _in_turn(tasks, progress, lost, stop, team)
+    for task, ended in done:
         if task.kind == "dense" and ended.status not in ("done", "stopped"):
             lost[task.makes] = ended
         progress.finish(task.name, ended.line)
@@ -80,7 +76,7 @@ def _in_turn(
         if team.agree(stop()):
             return
         if task.needs in lost:
-            yield task, without_dense(task, lost[task.needs])
+            yield task, without_dense(task, lost[task.needs], team)
             continue
         ended = do(task, progress.update, wait=False, stop=stop, team=team)
         if ended.status == "busy":
@@ -102,6 +98,7 @@ class Worker:
 
     process: Any
     pipe: Connection
+    place: int
     task: Task | None = None
 
     def end(self, number: signal.Signals) -> None:
@@ -198,12 +195,13 @@ def _hire(workers: list[Worker], wanted: int) -> None:
     method = multiprocessing.get_context("forkserver")  # imports once, then starts in no time
     method.set_forkserver_preload(["benchmark.tasks"])
     while len(workers) < wanted:
+        place = min(set(range(wanted)) - {w.place for w in workers})
         ours, theirs = method.Pipe()
         with _children_do_not_hear(signal.SIGINT, STOP):
-            process = method.Process(target=_work, args=(theirs,), daemon=True)
+            process = method.Process(target=work, args=(theirs, place), daemon=True)
             process.start()
         theirs.close()
-        workers.append(Worker(process, ours))
+        workers.append(Worker(process, ours, place))
 
 
 def _at_work(workers: list[Worker]) -> list[Task]:
@@ -274,53 +272,3 @@ def _children_do_not_hear(*numbers: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# ---- the worker's side ---------------------------------------------------------------------------
-
-
-def _work(pipe: Connection) -> None:
-    """One task after the other, until the launcher is gone."""
-    stopping = threading.Event()
-    signal.signal(STOP, lambda *_: stopping.set())
-    signal.signal(signal.SIGTERM, lambda *_: _leave(stopping))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {STOP})
-    tqdm.set_lock(threading.RLock())  # its lock between processes would outlive a kill
-    _die_with_parent()
-    last = 0.0
-
-    def report(cell: str, phase: str, done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > PAUSE or done == total:
-            last = now
-            with contextlib.suppress(OSError):  # the launcher is going: work on
-                pipe.send((cell, phase, done, total))
-
-    with contextlib.suppress(KeyboardInterrupt, EOFError):
-        while True:
-            task, waits = pipe.recv()
-            ended = do(task, report, waits, stopping.is_set)
-            with contextlib.suppress(OSError):
-                pipe.send(ended)
-
-
-def _leave(stopping: threading.Event) -> None:
-    """The first order to end leaves time for a checkpoint; at the second what is held is let go and
-    nothing counts as failed, as after Ctrl-C."""
-    if stopping.is_set():
-        raise KeyboardInterrupt
-    stopping.set()
-
-
-def _die_with_parent() -> None:
-    """A process whose launcher was killed must not go on unseen."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

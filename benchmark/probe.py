@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from benchmark import baseline, measure
 from benchmark.data import Data
+from benchmark.errors import NoProbe
 from benchmark.ledger import FORWARD_SHARE, TRAIN_STEP
 from benchmark.network import Network
 from benchmark.planning import RANDOM_DRAWS
@@ -27,8 +28,7 @@ from benchmark.trainer import MOST_RECALIBRATION
 from methods.api import Budget, Plan, Unsupported
 
 CUT = 0.5  # share of MACs that the pruned network of a probe has lost
-ROUNDS = 3  # the median counts
-LONGEST = 0.1  # seconds of one round: of heavier networks fewer images are timed
+ROUNDS, LONGEST = 3, 0.1  # the median counts; seconds of a round, to which images are limited
 WARM_UP = 8  # images of the first pass, which is not timed but tells how many to take
 LATENCY = {1: 33, 128: 9}  # passes per batch size and network of `measure.latency`
 ENOUGH = 3  # records whose spread says how much it varies; of fewer a wider range is given
@@ -162,7 +162,7 @@ def fitted(spec: RunSpec, shares: Collection[str]) -> float:
 
 def thinner(before: float, after: float) -> Seconds:
     """Factor of the pace from one share of MACs to another: between none and that of the MACs.
-    Measured on a CPU, half of the MACs take 0.75 of the time in ResNets, 0.72 in VGG-16."""
+    On a CPU half of the MACs take 0.75 of the time in ResNets, 0.72 in VGG-16."""
     ratio = after / before
     return Seconds(min(1.0, ratio), (1 + after) / (1 + before), max(1.0, ratio))
 
@@ -175,13 +175,9 @@ class Timed:
     clock: float
 
 
-class NoProbe(Exception):
-    """The hardware that will do the work is not here."""
-
-
 @dataclass
 class Probe:
-    """Times each stage once, when its price is first asked for. `device` None: it is elsewhere."""
+    """Times each stage once, when its price is first asked for. `device` None: elsewhere."""
 
     spec: RunSpec
     device: torch.device | None
@@ -214,8 +210,8 @@ class Probe:
     def rest(self, figures: int, compared: bool) -> Seconds:
         """Of a run besides what passes images in proportion to its budget. `figures`: images of
         the test and validation split, read at four points; `compared`: set up once more."""
-        passes = sum(2 * n * size * self.price("read", size) for size, n in LATENCY.items())
-        fixed = (2 + compared) * self.price("setup") + passes
+        fixed = (2 + compared) * self.price("setup")
+        fixed += sum(2 * n * size * self.price("read", size) for size, n in LATENCY.items())
         return self.range * (fixed + 4 * figures * self.price("read", max(LATENCY)))
 
     @cached_property
@@ -243,12 +239,11 @@ def time_stage(probe: Probe, kind: Kind, batch: int) -> Timed:
         return _timed(lambda: measure.cost(_traced(spec).dense(), baseline.example(spec)), probe)
     model = probe.net.remove(probe.plan if kind == "cut" else Plan({}))
     work = torch.no_grad()(model.eval()) if kind == "read" else _training(model, spec)
-    size = (3, spec.data.image_size, spec.data.image_size)
-    generator = torch.Generator().manual_seed(0)
+    shape, generator = baseline.example(spec).shape[1:], torch.Generator().manual_seed(0)
 
     def timed(images: int) -> Timed:
-        x = torch.rand(images, *size, generator=generator).to(device)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = torch.rand(images, *shape, generator=generator)
+        x = x.to(device, memory_format=torch.channels_last)
         found = _timed(lambda: work(x), probe)
         return Timed(found.idle / images, found.clock / images)
 
@@ -256,8 +251,8 @@ def time_stage(probe: Probe, kind: Kind, batch: int) -> Timed:
     first = min(timed(few).clock for _ in range(2))
     images = min(batch, max(few, int(LONGEST / max(first, 1e-9))))
     rounds = [timed(images) for _ in range(1 + ROUNDS)][1:]  # the first finds memory of this size
-    idle = statistics.median(t.idle for t in rounds)
-    return Timed(idle, statistics.mean(t.clock for t in rounds))
+    clock = statistics.mean(t.clock for t in rounds)
+    return Timed(statistics.median(t.idle for t in rounds), clock)
 
 
 def _traced(spec: RunSpec) -> Network:
@@ -286,12 +281,11 @@ def _training(model: nn.Module, spec: RunSpec) -> Callable[[Tensor], object]:
 def _timed(work: Callable[[], object], probe: Probe) -> Timed:
     started, used = time.perf_counter(), time.process_time()
     work()
-    if probe.device is not None and probe.device.type == "cuda":
+    on_gpu = str(probe.device).startswith("cuda")
+    if on_gpu:
         torch.cuda.synchronize()
-        clock = time.perf_counter() - started
-        return Timed(clock, clock)
-    used = time.process_time() - used
-    return Timed(used / probe.spec.threads, time.perf_counter() - started)
+    clock, busy = time.perf_counter() - started, time.process_time() - used
+    return Timed(clock if on_gpu else busy / probe.spec.threads, clock)
 
 
 @contextlib.contextmanager

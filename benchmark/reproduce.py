@@ -29,10 +29,10 @@ from benchmark.execute import run_one
 from benchmark.files import check_writable, new_folder
 from benchmark.images import DataIdentity
 from benchmark.load import find_run
+from benchmark.options import Options, options_from
 from benchmark.progress import GridProgress, counting
 from benchmark.spec import PROTOCOL, MethodIdentity, RunSpec
 from benchmark.store import Store
-from benchmark.sweep import Options, options_from
 from benchmark.tasks import data_of
 from benchmark.verdict import Say, introduce, judge
 from methods import Entry, UnknownMethod, build, find

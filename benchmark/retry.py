@@ -22,11 +22,12 @@ from benchmark.errors import BadInput
 from benchmark.files import check_writable
 from benchmark.grid import Grid, known_grids
 from benchmark.launch import preflight, run_grid
+from benchmark.options import Options
 from benchmark.progress import counted, counting
 from benchmark.state import states
 from benchmark.store import Store
 from benchmark.submit import on_site, submit_grid
-from benchmark.sweep import Options, expand
+from benchmark.sweep import expand
 from benchmark.tasks import data_of
 
 

@@ -20,11 +20,12 @@ from benchmark.frames import LEAST_SEEDS, leaderboard
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import show_grid, show_list
 from benchmark.load import load_results
+from benchmark.options import Options, options_from
 from benchmark.progress import counting
 from benchmark.state import OPEN
 from benchmark.store import Store
-from benchmark.submit import at_once, on_site, submit_grid, wait_for
-from benchmark.sweep import Cell, Options, expand, options_from
+from benchmark.submit import at_once, on_site, rehearse_grid, submit_grid, wait_for
+from benchmark.sweep import Cell, expand
 from benchmark.tasks import data_of
 
 
@@ -129,6 +130,8 @@ def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) ->
         preflight(runnable, options)
     if dry_run:
         show_grid(cells, options, jobs, screen)
+        if options.executor == "slurm":
+            rehearse_grid(cells, options, screen)
         return DONE
     if options.executor == "slurm":
         submit_grid(cells, options, screen)

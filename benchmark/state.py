@@ -23,6 +23,7 @@ State = Literal[
 STATES: tuple[State, ...] = get_args(State)
 OPEN = ("running", "waiting", "queued", "interrupted", "to do")  # without an end yet
 ALIVE = ("running", "waiting", "queued")  # somebody is at it, or will be
+FRESH = 60.0  # seconds: what was heard of so lately is at work, though its lock is not seen here
 WAITS = "waiting for "  # begins the log line of one that stands
 
 
@@ -78,6 +79,8 @@ def with_job(now: Now, cluster: Coverage) -> Now:
     """What the cluster knows of work that nobody is at."""
     key = now.work.key
     job, gone = cluster.alive(key), cluster.gone(key)
+    if job is not None and job.state == "RUNNING" and time.time() - now.at < FRESH:
+        return replace(now, state="running", reason=f"{saying(job)} at work on it")
     if job is not None:
         later = "; it goes on from its checkpoint" if now.state == "interrupted" else ""
         return replace(now, state="queued", reason=f"{saying(job)}{later}")

@@ -5,30 +5,25 @@ All state is in the results directory; the cluster is asked only why something w
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-import submitit
 from rich.console import Console
-from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from benchmark import clusterfacts, slurm
-from benchmark.bundles import Bundle, Packing, bundle, minutes
+from benchmark.arrays import Load, Sender, load_of, slots_of
+from benchmark.bundles import Bundle, minutes
 from benchmark.clusterfacts import Facts
-from benchmark.clusterjob import ClusterJob
-from benchmark.errors import BadInput
+from benchmark.errors import BadInput, NoProbe
 from benchmark.estimate import dense_tasks, forecast, is_done
 from benchmark.grid import planned_cell, settled, write_grid
 from benchmark.launch import note_blocked
+from benchmark.options import Options
 from benchmark.pool import worker_count
-from benchmark.probe import NoProbe, Seconds
+from benchmark.probe import Seconds
 from benchmark.progress import counted
 from benchmark.site import Site, read_site
 from benchmark.sitecheck import check, max_array, rehearse
@@ -36,21 +31,16 @@ from benchmark.sitetrial import probe
 from benchmark.snapshot import freeze, own_file
 from benchmark.state import ALIVE, OPEN, Now, state_of
 from benchmark.store import Store
-from benchmark.submissions import (
-    Coverage,
-    Submission,
-    coverage,
-    folder,
-    job_folder,
-    write_submission,
-)
-from benchmark.sweep import Cell, Options
-from benchmark.tasks import Task, task_of
+from benchmark.submissions import Coverage, Submission, coverage, folder
+from benchmark.sweep import Cell
+from benchmark.tasks import task_of
 
 PATIENCE = 600.0  # seconds without an answer from the cluster
 PAUSE = 2.0  # seconds between two looks
-REQUEUES = 1000  # a job goes back into the queue as long as it gets on
 LISTED = 5  # lines about arrays, then a sum
+
+
+# ---- the site ------------------------------------------------------------------------------------
 
 
 def site_of(options: Options) -> Site:
@@ -67,42 +57,19 @@ def site_of(options: Options) -> Site:
 
 
 def on_site(options: Options) -> Options:
-    """The options as the site's nodes will see them; those of a grid that runs here unchanged."""
+    """The options as the site's nodes will see them; those of a grid that runs here unchanged.
+
+    Raises:
+        BadInput: there is no site, one without a cluster, or another device than the site's.
+    """
     if options.executor == "local":
+        if options.site is not None:
+            raise BadInput(f"--site {options.site} belongs to --executor slurm: add that")
         return options
     device = site_of(options).device
     if options.device not in ("auto", device):
         raise BadInput(f"--device {options.device}: the site {options.site} has device {device}")
     return options.model_copy(update={"device": device})
-
-
-@dataclass(frozen=True)
-class Sender:
-    """Everything that the arrays of one submission share."""
-
-    store: Store
-    site: Site
-    facts: Facts
-    code: Path
-    options: Options  # as the jobs will see them
-    grid: str  # key
-    seconds: dict[str, Seconds]
-
-    @property
-    def slots(self) -> int:
-        """Cells at once in a job."""
-        return slots_of(self.site, self.options)
-
-    def packing(self, jobs: int) -> Packing:
-        site = self.site
-        return Packing(
-            slots=self.slots,
-            parallel=site.array_parallelism,
-            limit=60.0 * site.minutes - site.signal_seconds,
-            fill=60.0 * site.fill_minutes,
-            most=site.cells_per_job,
-            jobs=jobs,
-        )
 
 
 def at_once(options: Options) -> int:
@@ -111,11 +78,6 @@ def at_once(options: Options) -> int:
         return worker_count(options)
     site = site_of(options)
     return slots_of(site, options) * site.array_parallelism
-
-
-def slots_of(site: Site, options: Options) -> int:
-    """Cells at once in a job; one where several processes work on it together."""
-    return 1 if options.gpus_per_cell > 1 else site.slots(options.threads)
 
 
 def facts_of(site: Site, options: Options) -> Facts:
@@ -133,6 +95,54 @@ def facts_of(site: Site, options: Options) -> Facts:
     return facts
 
 
+# ---- what is missing -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Cells that are neither done nor in the queue, what they should take, and the queue."""
+
+    cells: list[Cell]
+    queued: int  # cells that living jobs have
+    seconds: dict[str, Seconds]
+    cluster: Coverage
+
+    def load(self, site: Site, options: Options) -> Load:
+        """In bundles, with `options` as the jobs will see them."""
+        dense = [t for t in dense_tasks(self.cells, options) if not self.cluster.alive(t.key)]
+        cells = [task_of("cell", cell, options) for cell in self.cells]
+        return load_of(dense, cells, self.seconds, site, options)
+
+    def makers(self, options: Options) -> dict[str, str]:
+        """Jobs in the queue by the dense network that they train."""
+        tasks = dense_tasks(self.cells, options)
+        return {t.makes: job.id for t in tasks if (job := self.cluster.alive(t.key))}
+
+
+def missing_of(
+    cells: list[Cell], options: Options, store: Store, only: Collection[str] | None
+) -> Missing:
+    """What is there to send.
+
+    Raises:
+        BadInput: the cluster does not say what is in its queue.
+    """
+    cluster = coverage(store)
+    if cluster.silent:
+        raise BadInput(f"{cluster.silent}: what is in the queue is not known, so nothing is sent")
+    undone = [c for c in cells if not c.blocked and not is_done(c, options)]
+    free = [c for c in undone if cluster.alive(c.spec.run_id) is None]
+    wanted = [c for c in free if only is None or c.spec.run_id in only]
+    try:
+        seconds = forecast(wanted, options, 1).tasks
+    except NoProbe:  # the first time on such nodes: the site's whole time is asked for
+        seconds = {}
+    return Missing(wanted, len(undone) - len(free), seconds, cluster)
+
+
+# ---- sending -------------------------------------------------------------------------------------
+
+
 def submit_grid(
     cells: list[Cell], options: Options, console: Console, only: Collection[str] | None = None
 ) -> list[Submission]:
@@ -145,168 +155,82 @@ def submit_grid(
     facts = facts_of(site, options)
     for cell in (c for c in cells if c.blocked):
         note_blocked(cell, store)
-    covered = coverage(store)
-    if covered.silent:
-        raise BadInput(f"{covered.silent}: what is in the queue is not known, so nothing is sent")
-    missing = [c for c in cells if not c.blocked and not is_done(c, options)]
-    waiting = [c for c in missing if covered.alive(c.spec.run_id) is None]
-    waiting = [c for c in waiting if only is None or c.spec.run_id in only]
-    if len(waiting) < len(missing):
-        console.print(f"{counted(len(missing) - len(waiting), 'cell')} in the queue already")
-    sender = _sender(cells, waiting, options, site, store, facts)
-    if not waiting:
+    missing = missing_of(cells, options, store, only)
+    if missing.queued:
+        console.print(f"{counted(missing.queued, 'cell')} in the queue already", highlight=False)
+    if not missing.cells:
         console.print("nothing to send", highlight=False)
         return []
+    sender = _sender(cells, missing, options, site, facts)
     for note in probe(site, store.root, sender.code):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     sent = []
-    for submission in _send_all(sender, waiting, covered):
+    load = missing.load(site, sender.options)
+    for submission in sender.send(load, missing.makers(sender.options)):
         sent.append(submission)
         if len(sent) <= LISTED:
             console.print(_line(submission, site), highlight=False, soft_wrap=True)
     if len(sent) > LISTED:
-        console.print(f"… and {len(sent) - LISTED} more, {sum(len(s.bundles) for s in sent)} jobs")
+        jobs = sum(len(s.bundles) for s in sent)
+        console.print(f"… in all {counted(jobs, 'job')} in {len(sent)} arrays", highlight=False)
     return sent
 
 
+def rehearse_grid(cells: list[Cell], options: Options, console: Console) -> None:
+    """Say what would be sent; the cluster is asked, nothing is sent or written.
+
+    Raises:
+        BadInput: as `submit_grid`.
+    """
+    site = site_of(options)
+    facts_of(site, options)
+    missing = missing_of(cells, options, Store(options.results.resolve()), None)
+    load = missing.load(site, options)
+    if missing.queued:
+        console.print(f"{counted(missing.queued, 'cell')} in the queue already", highlight=False)
+    for what, part in (("dense networks", load.dense), ("cells", load.cells)):
+        if part:
+            console.print(f"would send {_jobs(part, what, site)}", highlight=False)
+    if any(b.seconds is None for b in (*load.dense, *load.cells)):
+        console.print(
+            "no run on such nodes is known yet: the site's whole time is asked for",
+            highlight=False,
+        )
+
+
+def _jobs(part: list[Bundle], what: str, site: Site) -> str:
+    """`8 jobs for cells, at most 25 in a job, 12 min each, 4 at once`."""
+    most = max(len(b.tasks) for b in part)
+    each = minutes(part, site.minutes, site.signal_seconds)
+    many = f", {site.array_parallelism} at once" if len(part) > site.array_parallelism else ""
+    return f"{counted(len(part), 'job')} for {what}, at most {most} in a job, {each} min each{many}"
+
+
 def _sender(
-    cells: list[Cell],
-    waiting: list[Cell],
-    options: Options,
-    site: Site,
-    store: Store,
-    facts: Facts,
+    cells: list[Cell], missing: Missing, options: Options, site: Site, facts: Facts
 ) -> Sender:
-    """Freezes the code, estimates, and writes down what is going to be sent."""
-    own = [Path(m).resolve() for m in options.methods if m.endswith(".py")]
-    code = freeze(folder(store), own)
+    """Freezes the code and writes down what is going to be sent."""
+    store = Store(options.results.resolve())
     full = settled(options)
+    own = [Path(m) for m in full.methods if m.endswith(".py")]
+    code = freeze(folder(store), own)
     methods = [str(own_file(code, Path(m))) if m.endswith(".py") else m for m in full.methods]
-    slots = slots_of(site, options)
     there = full.model_copy(
-        update={"methods": methods, "results": store.root, "site": None, "jobs": slots}
-    )
-    try:
-        seconds = forecast(waiting, options, slots).tasks
-    except NoProbe:
-        seconds = {}
-    planned = [*dense_tasks(waiting, options), *(task_of("cell", c, options) for c in waiting)]
-    grid = write_grid(store, options, cells, planned, slots * site.array_parallelism, seconds)
-    return Sender(store, site, facts, code, there, grid, seconds)
-
-
-def _send_all(sender: Sender, waiting: list[Cell], covered: Coverage) -> Iterator[Submission]:
-    """Dense networks, then the cells that wait for them."""
-    dense = dense_tasks(waiting, sender.options)
-    tasks = [task_of("cell", c, sender.options) for c in waiting]
-    makers: dict[str, str] = {}  # job by dense network
-    for task in dense:
-        job = covered.alive(task.key)
-        if job is not None:
-            makers[task.makes] = job.id
-    ours = [t for t in dense if t.makes not in makers]
-    bundles = [Bundle((t,), sender.seconds.get(t.makes)) for t in ours]  # one job each: seeds run
-    cells_of = {t.makes: tuple(c for c in tasks if c.needs == t.makes) for t in ours}  # at once
-    for submission in _arrays(sender, bundles, "", lambda b: cells_of[b.tasks[0].makes]):
-        for member, keys in submission.members.items():
-            makers |= {key.removeprefix("dense-"): member for key in keys}
-        yield submission
-    left = sender.site.max_submit - len(ours) if sender.site.max_submit else 0
-    packed = bundle(tasks, sender.seconds, sender.packing(max(0, left)))
-    for needs, group in groupby(packed, key=lambda b: makers.get(b.tasks[0].needs, "")):
-        yield from _arrays(sender, list(group), needs, lambda _: ())
-
-
-def _arrays(
-    sender: Sender,
-    bundles: list[Bundle],
-    after: str,
-    cells: Callable[[Bundle], tuple[Task, ...]],
-) -> Iterator[Submission]:
-    """One array for each stretch that the cluster takes."""
-    most = max_array(sender.site, sender.facts)
-    for start in range(0, len(bundles), most):
-        part = bundles[start : start + most]
-        time = minutes(part, sender.site.minutes, sender.site.signal_seconds)
-        jobs = [_job(sender, b, cells(b), time) for b in part]
-        ids = _sbatch(sender, jobs, time, after)
-        keys = tuple(tuple(t.key for t in b.tasks) for b in part)
-        first = ids[0].split("_")[0]
-        cluster = sender.facts.cluster
-        submission = Submission(first, cluster, sender.grid, keys, time, after)
-        write_submission(sender.store, submission)
-        yield submission
-
-
-def _job(sender: Sender, part: Bundle, cells: tuple[Task, ...], time: int) -> ClusterJob:
-    site = sender.site
-    return ClusterJob(
-        tasks=part.tasks,
-        cells=cells,
-        slots=sender.slots,
-        minutes=time,
-        warning=site.signal_seconds,
-        code=sender.code,
-        device=site.device,
-        gpus=site.gpus,
-        processes=sender.options.gpus_per_cell,
-        address=site.master_address,
-    )
-
-
-def _sbatch(sender: Sender, jobs: list[ClusterJob], time: int, after: str) -> list[str]:
-    """Job ids."""
-    site = sender.site
-    python = shlex.quote(site.python or sys.executable)
-    executor = submitit.SlurmExecutor(job_folder(sender.store), REQUEUES, python=python)
-    executor.update_parameters(**_parameters(sender, time, after))
-    try:
-        return [job.job_id for job in executor.submit_array(jobs)]
-    except (FailedJobError, FailedSubmissionError) as error:
-        said = " ".join(str(error).split())
-        raise BadInput(
-            f"the cluster refuses: {said}; what was sent before stays, the same command sends the "
-            "rest"
-        ) from error
-
-
-def _parameters(sender: Sender, time: int, after: str) -> dict[str, Any]:
-    """In submitit's words."""
-    site, processes = sender.site, sender.options.gpus_per_cell
-    nodes, per_node = site.layout(processes)
-    cpus = site.cpus_per_process(processes)
-    path = shlex.quote(str(sender.code))
-    found: dict[str, Any] = {
-        "job_name": "prunebench",
-        "partition": site.partition,
-        "account": site.account,
-        "qos": site.qos,
-        "constraint": site.constraint,
-        "exclude": site.exclude,
-        "time": time,
-        "nodes": nodes,
-        "ntasks_per_node": per_node,
-        "cpus_per_task": cpus,
-        "mem": site.memory,
-        "signal_delay_s": site.signal_seconds,
-        "array_parallelism": site.array_parallelism,
-        "dependency": f"afterok:{after}" if after else "",
-        "setup": [*site.setup, f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}"],
-        "stderr_to_stdout": True,
-        # a job step does not inherit the processors of its job (SLURM 22.05 and later)
-        "srun_args": [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
-        "wckey": None,
-    }
-    more = {"kill-on-invalid-dep": "yes", "requeue": True, "chdir": str(sender.code)}
-    gpus = site.gpu_request(processes)
-    if gpus:
-        more["gpus-per-node"] = gpus
-    found["additional_parameters"] = more | site.extra
-    return {k: v for k, v in found.items() if v != ""}
+        update={
+            "methods": methods, "results": store.root, "site": None,
+            "jobs": slots_of(site, options),
+        }
+    )  # fmt: skip
+    work = [
+        *dense_tasks(missing.cells, options),
+        *(task_of("cell", c, options) for c in missing.cells),
+    ]
+    grid = write_grid(store, options, cells, work, at_once(options), missing.seconds)
+    return Sender(store, site, facts.cluster, max_array(site, facts), code, there, grid)
 
 
 def _line(submission: Submission, site: Site) -> str:
-    """`job 12: 8 jobs for 200 pieces of work, 10 min each, after job 11`."""
+    """`sent job 12: 8 jobs for 200 pieces of work, 10 min each, after job 11`."""
     jobs, pieces = len(submission.bundles), sum(map(len, submission.bundles))
     most = f", {site.array_parallelism} at once" if jobs > site.array_parallelism else ""
     after = f", after job {submission.after}" if submission.after else ""

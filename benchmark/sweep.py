@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
 
 from benchmark import archs, baseline
 from benchmark.data import Data
 from benchmark.errors import BadInput
+from benchmark.options import Options
 from benchmark.recipes import baseline_recipe, card_recipe, override, recovery_recipe
-from benchmark.record import check_plain, one_line
 from benchmark.spec import (
     Allocation,
     ArchIdentity,
@@ -30,75 +21,9 @@ from benchmark.spec import (
     RunSpec,
     Seeds,
     Start,
-    Track,
-    refuse_truth,
 )
-from methods import Entry, UnknownMethod, all_names, find, names, parse_toml
+from methods import Entry, UnknownMethod, all_names, find, names
 from methods import build as build_method
-
-
-class Options(BaseModel):
-    """Every flag of `python -m benchmark.run`, and every key of a `--config` file."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
-
-    methods: list[str] = Field(["whitebox", "hrank", "l1norm"], min_length=1)
-    arch: str = "resnet20"
-    dataset: Literal["digits", "cifar10", "cifar100", "imagefolder"] = "cifar10"
-    data_dir: Path | None = None
-    data_name: str | None = None
-    image_size: int | None = Field(None, ge=8, le=1024)
-    normalize: str = "dataset"
-    flops_reduction: list[float] = []
-    seeds: list[int] = Field([0], min_length=1)
-    allocation: Literal["method", "global", "uniform"] = "method"
-    scope: Literal["inner", "all"] = "inner"
-    track: Track = "common"
-    preset: Literal["demo", "quick", "full"] | None = None
-    reconstruct: list[Literal["none", "ls"]] = Field(["none"], min_length=1)
-    preparation: list[Literal["charged", "free"]] = Field(["charged"], min_length=1)
-    min_width: float = Field(0.1, gt=0, lt=1)
-    optimistic: bool | None = None
-    epochs: float | None = Field(None, gt=0)
-    lr: float | None = Field(None, gt=0)
-    batch_size: int | None = Field(None, ge=2)
-    set: dict[str, Any] = {}
-    checkpoint: Path | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    threads: int = Field(1, ge=1, le=1024)
-    gpus_per_cell: int = Field(1, ge=1, le=1024)
-    sync_bn: bool = False
-    executor: Literal["local", "slurm"] = "local"
-    site: Path | None = None
-    jobs: int | None = Field(None, ge=0, le=1024)
-    checkpoint_minutes: float = Field(10.0, ge=0)
-    compile: bool = False
-    results: Path = Path("results")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
-        check_plain(str(value) if isinstance(value, Path) else value)
-        return refuse_truth(value, cls.model_fields[str(info.field_name)].annotation)
-
-    def torch_device(self) -> torch.device:
-        """Raises BadInput if CUDA is asked for and absent."""
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("--device cuda: no CUDA device is visible; use --device cpu or auto")
-        has_cuda = torch.cuda.is_available() and self.device != "cpu"
-        return torch.device("cuda" if has_cuda else "cpu")
-
-    def kind_of_device(self) -> str:
-        """`cuda` or `cpu`, of the machine that will do the work: a cluster's nodes are what its
-        site file says, whatever this machine has."""
-        elsewhere = self.executor == "slurm" and self.device != "auto"
-        return self.device if elsewhere else self.torch_device().type
-
-    def device_here(self) -> torch.device | None:
-        """One like that of the work, to measure on; None: this machine has none."""
-        kind = self.kind_of_device()
-        return torch.device(kind) if kind == "cpu" or torch.cuda.is_available() else None
 
 
 @dataclass(frozen=True)
@@ -109,45 +34,6 @@ class Cell:
     entry: Entry
     blocked: str = ""
     status: str = "planned"  # or "n/a", "not run"
-
-
-def options_from(words: dict[str, Any], config: Path | None = None) -> Options:
-    """Flags over a TOML file over defaults.
-
-    Raises:
-        BadInput: unreadable file, unknown key, or a value that does not fit.
-    """
-    if config is None:
-        return parse_options(b"", words, "options")
-    try:
-        return parse_options(config.read_bytes(), words, f"--config {config}")
-    except OSError as error:
-        raise BadInput(f"--config {config}: {one_line(error)}") from error
-
-
-def parse_options(raw: bytes, words: dict[str, Any], place: str) -> Options:
-    """As `options_from`, from the TOML in these bytes; `place` names them in errors."""
-    try:
-        content = parse_toml(raw)
-    except ValueError as error:
-        raise BadInput(f"{place}: {one_line(error)}") from error
-    merged = content | words
-    if "set" in content and "set" in words:
-        both = isinstance(content["set"], dict)
-        merged["set"] = content["set"] | words["set"] if both else content["set"]
-    known = sorted(Options.model_fields)
-    for key in sorted(merged.keys() - Options.model_fields.keys()):
-        close = difflib.get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise BadInput(f"{place}: unknown key '{one_line(key)}'{hint} (known: {', '.join(known)})")
-    try:
-        return Options.model_validate(merged)
-    except ValidationError as error:
-        first = error.errors()[0]
-        flag = "--" + str(first["loc"][0]).replace("_", "-")
-        given = one_line(first["input"], quoted=True)
-        said = one_line(first["msg"]).removeprefix("Value error, ")
-        raise BadInput(f"{flag}: {said} (given: {given})") from error
 
 
 def find_methods(labels: Iterable[str]) -> list[Entry]:

@@ -20,11 +20,12 @@ from benchmark.errors import BadInput, Stopped, never
 from benchmark.execute import run_one
 from benchmark.failures import EXPECTED, reason_of
 from benchmark.images import BatchSource
+from benchmark.options import Options
 from benchmark.planning import scores_key
 from benchmark.runlog import RunLog
 from benchmark.spec import RunSpec
 from benchmark.store import Store
-from benchmark.sweep import Cell, Options
+from benchmark.sweep import Cell
 from benchmark.team import ALONE, Team
 from methods import Entry, find
 from methods import build as build_method

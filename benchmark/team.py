@@ -7,10 +7,10 @@ be busy for long with what it does alone: that group is patient, and notices a p
 from __future__ import annotations
 
 import contextlib
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 import torch
@@ -128,7 +128,7 @@ def _losing() -> Iterator[None]:
 def _portable(error: Exception) -> Exception:
     """The error, or one that says the same where it cannot be sent."""
     try:
-        pickle.loads(pickle.dumps(error))
+        ForkingPickler.loads(ForkingPickler.dumps(error))
     except Exception:  # whatever a class of errors does when it is made again
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import killing
 import tiny
@@ -23,8 +24,8 @@ from benchmark.checkpoint import Checkpoints
 from benchmark.errors import Stopped, never
 from benchmark.evaluation import evaluate
 from benchmark.images import BatchSource
+from benchmark.options import Options
 from benchmark.phase import EpochRow
-from benchmark.sweep import Options
 from benchmark.tasks import Ended, Task
 from benchmark.team import Lost, Team, joined
 from benchmark.trainer import Trainer
@@ -189,9 +190,9 @@ def wild(team: Team, root: Path) -> str:
     assert baseline is not None
     wilder = baseline.model_copy(update={"lr": 1e30, "warmup": 0.0})
     spec = task.spec.model_copy(update={"baseline": wilder})
-    tasks.cached_data = lambda key: killing.data()
-    first = tasks.do(replace(task, spec=spec), lambda *_: None, team=team)
-    again = tasks.do(task, lambda *_: None, team=team)  # the team goes on
+    with mock.patch.object(tasks, "cached_data", return_value=killing.data()):
+        first = tasks.do(replace(task, spec=spec), lambda *_: None, team=team)
+        again = tasks.do(task, lambda *_: None, team=team)  # the team goes on
     return f"{first.line}; {again.status}"
 
 
@@ -216,13 +217,13 @@ def whole(
     **changes: Any,
 ) -> tuple[Ended, list[str]]:
     """A run from its task to its record, and what was reported; it stops at the n-th question."""
-    tasks.cached_data = lambda key: killing.data()
     heard: list[str] = []
-    ended = tasks.do(
-        task_of(root, method, **changes),
-        lambda cell, phase, done, total: heard.append(phase),
-        wait,
-        stop=never if asks is None else After(asks if team.first else 0),
-        team=team,
-    )
+    with mock.patch.object(tasks, "cached_data", return_value=killing.data()):
+        ended = tasks.do(
+            task_of(root, method, **changes),
+            lambda cell, phase, done, total: heard.append(phase),
+            wait,
+            stop=never if asks is None else After(asks if team.first else 0),
+            team=team,
+        )
     return ended, heard

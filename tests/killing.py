@@ -22,9 +22,10 @@ from benchmark.checkpoint import EVERY
 from benchmark.context import Context
 from benchmark.execute import run_one
 from benchmark.images import Images
+from benchmark.options import Options, options_from
 from benchmark.runlog import RunLog
 from benchmark.store import Store
-from benchmark.sweep import Cell, Options, expand, options_from
+from benchmark.sweep import Cell, expand
 from benchmark.tasks import is_finished
 from methods import find
 

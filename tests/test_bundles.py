@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.bundles import FULL, STARTUP, Packing, bundle, minutes
+from benchmark.options import options_from
 from benchmark.probe import Seconds
-from benchmark.sweep import options_from
 from benchmark.tasks import Task
 
 SPEC = synthetic.spec("l1norm", 0)
@@ -77,7 +78,7 @@ def test_cells_of_one_job_start_from_one_dense_network_and_neighbours_share_scor
     assert [{t.needs for t in b.tasks} for b in found] == [{"dense0"}, {"dense1"}]
     for part in found:
         shares = [t.shares for t in part.tasks]
-        assert sum(a != b for a, b in zip(shares, shares[1:])) == len(set(shares)) - 1
+        assert sum(a != b for a, b in itertools.pairwise(shares)) == len(set(shares)) - 1
 
 
 @given(

@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import slurm_cluster
 from slurm_cluster import Cluster
 from test_resume import outcome_of
 
 from benchmark import retry, run, slurm, status
 from benchmark.cli import DONE, FAILED, invoke
 from benchmark.grid import read_grids
+from benchmark.options import options_from
 from benchmark.state import Now, states
 from benchmark.store import Store
 from benchmark.submissions import job_folder, read_submissions
-from benchmark.sweep import options_from
 from benchmark.tasks import data_of
 
-pytest_plugins = ["slurm_cluster"]
+cluster = slurm_cluster.cluster
 pytestmark = pytest.mark.slurm
 
 PATIENCE = 240.0  # seconds until a test gives up, never a goal

@@ -10,7 +10,8 @@ import synthetic
 
 from benchmark.errors import BadInput
 from benchmark.images import LONGEST_NAME
-from benchmark.sweep import find_methods, options_from
+from benchmark.options import options_from
+from benchmark.sweep import find_methods
 from methods import UnknownMethod, find
 
 # ---- configurations ------------------------------------------------------------------------------

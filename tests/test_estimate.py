@@ -32,10 +32,11 @@ from benchmark.estimate import (
     makespan,
 )
 from benchmark.listing import show_grid
+from benchmark.options import Options, options_from
 from benchmark.planning import scores_key
 from benchmark.probe import OF_FEW, OF_MANY, PROBED, Probe, Seconds, Timed, Work, among, thinner
 from benchmark.store import Stage, Store
-from benchmark.sweep import Cell, Options, expand, options_from
+from benchmark.sweep import Cell, expand
 from methods.api import Method
 
 TRAIN, VAL, TEST = 1294, 143, 360  # images of digits

@@ -25,10 +25,10 @@ from benchmark.checkpoint import Torn, parse_moment
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.files import dump_json
+from benchmark.options import parse_options
 from benchmark.readers import _decode
 from benchmark.record import parse_plan, parse_record, read_plan, read_record
 from benchmark.spec import RunSpec
-from benchmark.sweep import parse_options
 from methods import FOLDER, Entry, UnknownMethod, parse_card
 from methods.api import Method
 

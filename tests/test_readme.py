@@ -15,8 +15,9 @@ from benchmark import run
 from benchmark.cli import DONE, invoke
 from benchmark.context import Context
 from benchmark.execute import run_one
+from benchmark.options import options_from
 from benchmark.store import Store
-from benchmark.sweep import expand, options_from
+from benchmark.sweep import expand
 from methods import find
 
 ROOT = Path(__file__).parents[1]

@@ -24,9 +24,10 @@ from benchmark.context import Context
 from benchmark.data import load_data
 from benchmark.errors import BadInput
 from benchmark.execute import run_one
+from benchmark.options import options_from
 from benchmark.spec import RunSpec
 from benchmark.store import Store
-from benchmark.sweep import expand, options_from
+from benchmark.sweep import expand
 from benchmark.tasks import data_of
 from methods import find
 

@@ -22,8 +22,9 @@ import torch
 
 from benchmark import archs, evaluate, report, run
 from benchmark.cli import BAD_INPUT, DONE, FAILED, invoke
+from benchmark.options import options_from
 from benchmark.store import Store
-from benchmark.sweep import expand, options_from
+from benchmark.sweep import expand
 from benchmark.tasks import command_of
 
 QUICK = shlex.split(

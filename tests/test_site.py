@@ -14,8 +14,9 @@ import pytest
 from benchmark.archs import ARCHS
 from benchmark.data import Data
 from benchmark.errors import BadInput
+from benchmark.options import options_from
 from benchmark.site import Site, minutes_of, parse_site, read_site
-from benchmark.sweep import expand, options_from
+from benchmark.sweep import expand
 
 SLURM = Path(__file__).parents[1] / "slurm"
 TEMPLATE = SLURM / "sites" / "template.toml"

@@ -17,12 +17,12 @@ from benchmark import clean, doctor, logs, report, retry, run, status, why
 from benchmark.cli import BAD_INPUT, DONE, FAILED, invoke
 from benchmark.files import dump_json, write_text
 from benchmark.grid import Grid, Planned, read_grids
+from benchmark.options import Options
 from benchmark.probe import Seconds
 from benchmark.runlog import RunLog
 from benchmark.spec import RunSpec
 from benchmark.state import Now, pace, remaining, states
 from benchmark.store import Stage, Store
-from benchmark.sweep import Options
 
 FORK = multiprocessing.get_context("fork")
 METHODS = ["l1norm", "hrank", "random", "whitebox", "cpli", "slimming", "l1norm:never"]

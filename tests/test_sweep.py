@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmark.errors import BadInput
-from benchmark.sweep import Cell, Options, expand, options_from
+from benchmark.options import Options, options_from
+from benchmark.sweep import Cell, expand
 
 BASE: dict[str, Any] = {"arch": "resnet8", "dataset": "digits", "preset": "demo"}
 

@@ -14,11 +14,11 @@ import torch
 from benchmark import tasks
 from benchmark.errors import BadInput
 from benchmark.ledger import BudgetExceeded
+from benchmark.options import Options
 from benchmark.phase import Diverged
 from benchmark.pool import next_task
 from benchmark.record import RunRecord
 from benchmark.store import Stage, Store
-from benchmark.sweep import Options
 from benchmark.tasks import Task, do, entry_of
 from methods import find
 from methods.api import Unsupported
