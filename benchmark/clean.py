@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from benchmark import submissions
 from benchmark.cli import DONE, console, run_app
 from benchmark.errors import BadInput
 from benchmark.files import DRAFT
@@ -40,6 +41,7 @@ def main(
     found = {
         "checkpoints of finished work": list(finished_checkpoints(store)),
         "drafts of dead processes": list(drafts(store)),
+        "code and files of ended cluster jobs": list(ended_jobs(store)),
     }
     if weights:
         found["weights of pruned networks"] = list(idle(store, ["final"]))
@@ -66,6 +68,15 @@ def finished_checkpoints(store: Store) -> Iterator[Path]:
         over = key in done if kind == "recovery" else store.has_stage(kind, key)
         if over and not store.claims.is_held("run" if kind == "recovery" else kind, key):
             yield folder
+
+
+def ended_jobs(store: Store) -> Iterator[Path]:
+    """Snapshots of the code, pickles and logs of cluster jobs, once none of them lives. Which job
+    had which work stays."""
+    sent = submissions.coverage(store)
+    if not sent.silent and not any(job in sent.live for job in sent.jobs.values()):
+        yield from sorted(submissions.folder(store).glob("code-*"))
+        yield from sorted(submissions.job_folder(store).glob("*"))
 
 
 def drafts(store: Store) -> Iterator[Path]:

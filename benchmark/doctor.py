@@ -17,6 +17,7 @@ import typer
 from rich.text import Text
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from benchmark import environment
 from benchmark.claims import Busy
 from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.environment import describe
@@ -24,7 +25,11 @@ from benchmark.errors import BadInput
 from benchmark.files import check_writable
 from benchmark.grid import unreadable_grids
 from benchmark.merge import whole_run
+from benchmark.options import options_from
+from benchmark.site import read_site
+from benchmark.sitetrial import probe
 from benchmark.store import Store
+from benchmark.submit import facts_of
 
 LEAST_FREE = 2.0  # GB
 CIFAR_FOLDERS = {"cifar10": CIFAR10.base_folder, "cifar100": CIFAR100.base_folder}
@@ -45,12 +50,16 @@ class Finding:
 def main(
     results: Annotated[Path, typer.Option(help="Results directory.")] = Path("results"),
     data_dir: Annotated[Path | None, typer.Option(help="Where CIFAR's files are.")] = None,
+    site: Annotated[
+        Path | None, typer.Option(help="A cluster's file: would its jobs start?")
+    ] = None,
 ) -> int:
     """Look at versions, processors, GPU, SLURM, data, disk, locks and records.
 
     Example: python -m benchmark.doctor --results results-demo
     """
     found = [*machine(), *place(results), *data(results, data_dir), *content(Store(results))]
+    found += [] if site is None else cluster(results, site)
     screen = console()
     for finding in found:
         line = Text(f"{finding.verdict:8}", COLOURS[finding.verdict])
@@ -89,6 +98,23 @@ def _slurm() -> Finding:
     if said.returncode:
         return Finding("note", "slurm", f"not in reach: {' '.join(said.stderr.split())}")
     return Finding("ok", "slurm", "; ".join(said.stdout.split("\n")).strip("; "))
+
+
+def cluster(results: Path, path: Path) -> Iterator[Finding]:
+    """Whether the cluster takes jobs of this site, and its nodes see what they need."""
+    try:
+        site = read_site(path)
+        facts = facts_of(site, options_from({"executor": "slurm", "site": path}))
+        notes = probe(site, results, Path(environment.__file__).resolve().parents[1])
+    except BadInput as error:
+        yield Finding("PROBLEM", "site", str(error))
+        return
+    where = site.partition or "the default partition"
+    yield Finding("ok", "site", f"{facts.cluster} takes jobs of {path} in {where}")
+    for note in notes:
+        yield Finding("note", "site", note)
+    if site.probe and not notes:
+        yield Finding("ok", "nodes", f"see {results.resolve()}, the code and the interpreter")
 
 
 def place(results: Path) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -39,8 +40,12 @@ def main(
     jobs: Annotated[
         int | None, typer.Option(min=0, help="Cells at once. Default: as launched.")
     ] = None,
+    here: Annotated[
+        bool, typer.Option("--here", help="On this machine, also what went to a cluster.")
+    ] = False,
 ) -> int:
-    """Run again what failed, was interrupted, or was never begun, with the settings it had.
+    """Run again what failed, was interrupted, or was never begun, with the settings it had; what
+    went to a cluster goes there again. What is in its queue is left alone.
 
     Example: python -m benchmark.retry --failed --results results-demo
     """
@@ -50,13 +55,20 @@ def main(
     codes = []
     for grid in grids:
         try:
-            codes.append(FAILED if _again(grid, store, failed, jobs, screen) else DONE)
+            again = at_home(grid) if here else grid
+            codes.append(FAILED if _again(again, store, failed, jobs, screen) else DONE)
         except BadInput as error:  # the other grids can go on
             complain(f"{_name(grid)}: {error}")
             codes.append(BAD_INPUT)
     warn_of_damage(store, screen)
     report.build(results)
     return max(codes)
+
+
+def at_home(grid: Grid) -> Grid:
+    """The grid as if it had been launched on this machine."""
+    options = grid.options.model_copy(update={"executor": "local", "site": None})
+    return replace(grid, options=options)
 
 
 def _name(grid: Grid) -> str:

@@ -10,6 +10,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.slurm
 
 PATIENCE = 240.0  # seconds until a test gives up, never a goal
 GRID = "--methods l1norm,whitebox,random --seeds 0,1 --epochs 1 --set baseline.epochs=2"
-LONG = "--methods l1norm --epochs 60 --set baseline.epochs=2"  # some ten seconds of training
+LONG = "--methods l1norm --epochs 40 --set baseline.epochs=2"  # some ten seconds of training
 TIMES = {"seconds", "speedup_1", "speedup_128"}
 LOST = """from methods import l1norm
 
@@ -189,8 +190,10 @@ def test_a_second_command_sends_only_what_is_missing_and_code_is_frozen(
 # ---- what jobs survive ---------------------------------------------------------------------------
 
 
-def start_long(root: Path, where: Path) -> str:
-    """The long cell in mid-training; its job."""
+def start_long(root: Path, where: Path, long_here: Path) -> str:
+    """The long cell in mid-training, from the dense network that is there already; its job."""
+    for stage in (long_here / "stages").glob("dense-*"):
+        shutil.copytree(stage, root / "stages" / stage.name)
     assert invoke(run.main, words(LONG, root, where)) == DONE
     wait(in_recovery(root))
     return read_submissions(Store(root))[-1].job
@@ -211,7 +214,7 @@ def test_a_preempted_job_goes_on_from_the_step_it_had_reached(
 ) -> None:
     """A job of a partition with higher priority takes all nodes."""
     root = tmp_path / "r"
-    job = start_long(root, site(tmp_path, partition="low"))
+    job = start_long(root, site(tmp_path, partition="low"), long_here)
     taker = sbatch("--partition=high", "--nodes=4", "--exclusive", "--wrap=sleep 5")
     wait(lambda: "goes back into the queue" in job_log(root))
     stopped = [a for g in read_grids(Store(root)) for w in g.work for a in _attempts(root, w)]
@@ -245,7 +248,7 @@ def sbatch(*options: str) -> str:
 def test_a_job_that_is_requeued_by_hand_goes_on(long_here: Path, tmp_path: Path) -> None:
     """`scontrol requeue` kills without our warning: the last checkpoint counts."""
     root = tmp_path / "r"
-    job = start_long(root, site(tmp_path))
+    job = start_long(root, site(tmp_path), long_here)
     assert slurm.requeue(job)
     ends_the_same(root, long_here)
     assert steps_resumed(root)
@@ -256,7 +259,7 @@ def test_a_job_whose_time_runs_out_goes_back_into_the_queue(
 ) -> None:
     """SLURM warns it before the end of its limit, which is lowered here rather than waited for."""
     root = tmp_path / "r"
-    job = start_long(root, site(tmp_path, signal_seconds=200))
+    job = start_long(root, site(tmp_path, signal_seconds=200), long_here)
     subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=3"], check=True)
     wait(lambda: "goes back into the queue" in job_log(root))
     subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=9"], check=False)
@@ -268,7 +271,7 @@ def test_a_cancelled_job_is_found_and_sent_again_by_retry(
     long_here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "r"
-    job = start_long(root, site(tmp_path))
+    job = start_long(root, site(tmp_path), long_here)
     slurm.cancel([job])
     wait(lambda: cells(root)[0].state == "interrupted")
     wait(lambda: f"job {job} ended" in cells(root)[0].reason)
@@ -285,7 +288,7 @@ def test_a_node_that_goes_down_loses_nothing_but_the_steps_since_the_checkpoint(
     long_here: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "r"
-    job = start_long(root, site(tmp_path))
+    job = start_long(root, site(tmp_path), long_here)
     node = slurm.queue()[job].node
     change = ["scontrol", "update", f"NodeName={node}", "Reason=test"]
     subprocess.run([*change, "State=DOWN"], check=True)
@@ -403,6 +406,23 @@ def test_a_cell_on_two_processes_equals_the_one_that_takes_the_parts_in_turn(
     assert (turn.environment["processes"], team.environment["processes"]) == (1, 2)
     assert team.final.test_top1 == pytest.approx(turn.final.test_top1, abs=2 / 360)
     assert team.final.test_loss == pytest.approx(turn.final.test_loss, rel=1e-2)
+
+
+def test_a_team_that_is_warned_ends_together_and_goes_on_together(tmp_path: Path) -> None:
+    """The first process writes the checkpoint and requeues the job of all."""
+    text = f"{LONG} --gpus-per-cell 2"
+    root, where = tmp_path / "r", site(tmp_path)
+    assert invoke(run.main, words(text, tmp_path / "turn")) == DONE
+    assert invoke(run.main, words(text, root, where)) == DONE
+    wait(in_recovery(root))
+    job = read_submissions(Store(root))[-1].job
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    wait(lambda: "goes back into the queue" in job_log(root))
+    wait(lambda: all(row.state == "done" for row in cells(root)))
+    assert len(steps_resumed(root)) == 1
+    (turn,), (team,) = (Store(place).records() for place in (tmp_path / "turn", root))
+    assert team.plan == turn.plan
+    assert team.final.test_top1 == pytest.approx(turn.final.test_top1, abs=2 / 360)
 
 
 # ---- a cluster that keeps no books ---------------------------------------------------------------
