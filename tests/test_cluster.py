@@ -434,7 +434,7 @@ def test_without_accounting_all_of_it_works_and_no_wait_hangs(
 ) -> None:
     assert not cluster.accounting
     root, where = tmp_path / "r", site(tmp_path)
-    text = "--methods random --epochs 1 --set baseline.epochs=1"
+    text = "--epochs 1 --set baseline.epochs=1 --methods random"
     assert invoke(run.main, [*words(text, root, where), "--wait"]) == DONE
     path = tmp_path / "lost.py"
     path.write_text(LOST)
