@@ -24,7 +24,7 @@ from benchmark.options import Options, options_from
 from benchmark.progress import counting
 from benchmark.state import OPEN
 from benchmark.store import Store
-from benchmark.submit import at_once, on_site, rehearse_grid, submit_grid, wait_for
+from benchmark.submit import at_once, on_site, on_the_way, rehearse_grid, submit_grid, wait_for
 from benchmark.sweep import Cell, expand
 from benchmark.tasks import data_of
 
@@ -134,8 +134,8 @@ def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) ->
             rehearse_grid(cells, options, screen)
         return DONE
     if options.executor == "slurm":
-        submit_grid(cells, options, screen)
-        if not wait:
+        sent = submit_grid(cells, options, screen)
+        if not wait and (sent or on_the_way(cells, options)):
             return _gone_home(options, screen)
         rows = wait_for(cells, options, screen)
         failed = sum(row.state not in ("done", "n/a", "not run") for row in rows)

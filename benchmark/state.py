@@ -89,7 +89,7 @@ def with_job(now: Now, cluster: Coverage) -> Now:
     ended = cluster.end_of(gone)
     how = saying(ended) if ended else f"job {gone} is gone, and the cluster forgot how it ended"
     said = f"{now.reason}; {how}" if now.state == "interrupted" else how
-    return replace(now, reason=said)
+    return replace(now, state="interrupted", reason=said)
 
 
 def dense_state(work: Planned, store: Store) -> Now:

@@ -176,6 +176,12 @@ def submit_grid(
     return sent
 
 
+def on_the_way(cells: list[Cell], options: Options) -> bool:
+    """Whether a living job has one of the cells."""
+    cluster = coverage(Store(options.results.resolve()))
+    return any(cluster.alive(cell.spec.run_id) for cell in cells)
+
+
 def rehearse_grid(cells: list[Cell], options: Options, console: Console) -> None:
     """Say what would be sent; the cluster is asked, nothing is sent or written.
 

@@ -7,6 +7,7 @@ test has as few of them as show the matter.
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 import shlex
@@ -34,6 +35,7 @@ from benchmark.tasks import data_of
 cluster = slurm_cluster.cluster
 pytestmark = pytest.mark.slurm
 
+ROOT = Path(__file__).parents[1]
 PATIENCE = 240.0  # seconds until a test gives up, never a goal
 GRID = "--methods l1norm,whitebox,random --seeds 0,1 --epochs 1 --set baseline.epochs=2"
 LONG = "--methods l1norm --epochs 40 --set baseline.epochs=2"  # some ten seconds of training
@@ -338,7 +340,7 @@ def test_cells_of_a_dense_job_that_was_cancelled_say_so(tmp_path: Path) -> None:
     slurm.cancel([dense.job])
     wait(lambda: not slurm.queue())
     (row,) = cells(root)
-    assert row.state == "to do"
+    assert row.state == "interrupted"
     assert f"job {after.job} ended" in row.reason
 
 
@@ -442,3 +444,30 @@ def test_without_accounting_all_of_it_works_and_no_wait_hangs(
     lost = next(row for row in cells(root) if row.state != "done")
     assert re.search(r"job \d+ ended on node\d \(FAILED", lost.reason)
     slurm.forget()
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+
+def test_the_commands_of_the_page_do_what_it_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each in its order, on a smaller network; the jobs end between sending and looking."""
+    page = (ROOT / "docs" / "on-a-cluster.md").read_text(encoding="utf-8")
+    commands = [line.split(" | ")[0] for line in re.findall(r"^    \$ python -m (.+)$", page, re.M)]
+    assert [c.split()[0] for c in commands] == [
+        "benchmark.doctor", "benchmark.run", "benchmark.run", "benchmark.status", "benchmark.retry"
+    ]  # fmt: skip
+    monkeypatch.chdir(ROOT)
+    for command in commands:
+        verb, *rest = shlex.split(command)
+        main = importlib.import_module(verb).main
+        found = [str(tmp_path / "r") if w == "r" else w for w in rest]
+        found = ["resnet8" if w == "resnet20" else w for w in found]
+        code = invoke(main, found)
+        assert code == DONE, (command, capsys.readouterr())
+        if "--executor" in found and "--dry-run" not in found:
+            wait(lambda: all(row.state == "done" for row in cells(tmp_path / "r")))
+    said = capsys.readouterr().out
+    for line in ("would send 2 jobs for dense networks", "sent job", "6 done (D)", "nothing to do"):
+        assert line in said, line

@@ -88,9 +88,9 @@ def cluster(live: Job | None = None, end: Job | None = None) -> Coverage:
     [
         (cluster(Job("12_3", "PENDING", "Resources")), "queued", "12_3 is pending (Resources)"),
         (cluster(Job("12_3", "RUNNING", "", "node2")), "queued", "12_3 is running on node2"),
-        (cluster(None, Job("12_3", "CANCELLED", exit="0:15")), "to do", "ended (CANCELLED"),
-        (cluster(None, Job("12_3", "FAILED", "", "node1", "3:0")), "to do", "on node1 (FAILED, ex"),
-        (cluster(), "to do", "job 12_3 is gone, and the cluster forgot how it ended"),
+        (cluster(None, Job("12_3", "CANCELLED", exit="0:15")), "interrupted", "ended (CANCELLED"),
+        (cluster(None, Job("12_3", "FAILED", "", "node1", "3:0")), "interrupted", "node1 (FAILED"),
+        (cluster(), "interrupted", "job 12_3 is gone, and the cluster forgot how it ended"),
         (NOTHING, "to do", "nothing has begun it yet"),
     ],
 )  # fmt: skip
