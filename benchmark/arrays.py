@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +23,8 @@ from benchmark.store import Store
 from benchmark.submissions import Submission, job_folder, write_submission
 from benchmark.tasks import Task
 
+# A warning while Python starts would end the job: it is not heard until somebody can answer it.
+DEAF = """trap '' USR2; exec "$0" "$@\""""
 REQUEUES = 1000  # a job goes back into the queue as long as it gets on
 
 
@@ -37,6 +39,21 @@ class Load:
 
     dense: list[Bundle]
     cells: list[Bundle]
+
+    @property
+    def jobs(self) -> int:
+        """How many they are."""
+        return len(self.dense) + len(self.cells)
+
+    def within(self, room: int | None, makers: Collection[str]) -> Load:
+        """What fits in so many jobs: no cells whose dense network is neither there, nor in the
+        queue, nor sent."""
+        if room is None or self.jobs <= room:
+            return self
+        dense = self.dense[:room]
+        late = {t.makes for b in self.dense[room:] for t in b.tasks} - set(makers)
+        cells = [b for b in self.cells if b.tasks[0].needs not in late]
+        return Load(dense, cells[: room - len(dense)])
 
 
 def load_of(
@@ -118,7 +135,7 @@ class Sender:
 
     def _sbatch(self, jobs: list[ClusterJob], time: int, after: str) -> str:
         """Id of the array, or of the one job."""
-        python = shlex.quote(self.site.python or sys.executable)
+        python = f"bash -c {shlex.quote(DEAF)} {shlex.quote(self.site.python or sys.executable)}"
         executor = submitit.SlurmExecutor(job_folder(self.store), REQUEUES, python=python)
         executor.update_parameters(**self._parameters(time, after))
         try:

@@ -45,13 +45,17 @@ def bundle(tasks: Sequence[Task], seconds: Mapping[str, Seconds], packing: Packi
     """All tasks in bundles. Tasks of one bundle start from the same dense network, so that it waits
     for one job alone; those that share scores are neighbours.
 
-    Where there may be only so many jobs, they grow beyond the time limit: a job that runs out of
-    time goes on from its checkpoints.
+    Where there may be only so many jobs, they grow beyond the time limit, unless their number of
+    tasks is limited too: a job that runs out of time goes on from its checkpoints.
     """
     estimates = {t.key: seconds[estimate_key(t)] for t in tasks if estimate_key(t) in seconds}
     goal = _goal(tasks, estimates, packing)
     found = _filled(tasks, estimates, goal, packing)
-    while packing.jobs and len(found) > max(packing.jobs, len({t.needs for t in tasks})):
+    while (
+        packing.jobs
+        and not packing.most
+        and len(found) > max(packing.jobs, len({t.needs for t in tasks}))
+    ):
         goal = 2 * goal if math.isfinite(goal) else goal
         most = 2 * max(len(b.tasks) for b in found)
         found = _filled(tasks, estimates, goal, packing, most)

@@ -116,7 +116,7 @@ class ClusterJob:
         if self.device == "cuda" and not torch.cuda.is_available():
             shown = os.environ.get("CUDA_VISIBLE_DEVICES", "nothing")
             self._give_up(
-                f"the job asked for {self.gpus} GPU on {os.uname().nodename} and finds no CUDA "
+                f"the job asked for {self.gpus} GPU on {_node()} and finds no CUDA "
                 f"(CUDA_VISIBLE_DEVICES: {shown}): see the setup lines of the site file, or that "
                 "this PyTorch fits the driver"
             )
@@ -139,7 +139,8 @@ class ClusterJob:
         screen = Console(width=WIDE, quiet=not team.first)
         bars = GridProgress(screen, "job", len(self.tasks), self.slots)
         with bars as progress:
-            return list(run_tasks(list(self.tasks), self.slots, progress, warned, team))
+            work = list(self.tasks)
+            return list(run_tasks(work, self.slots, progress, warned, team, self.warning / 2))
 
     def _settle(self, ended: list[Ended], warned: Warned) -> None:
         """Tell the others what is not there; go back into the queue if there is more to do."""
@@ -192,6 +193,11 @@ class ClusterJob:
             if first and not Store(cell.options.results).has(cell.spec):
                 note_attempt(Store(cell.options.results), cell.spec, "failed", reason, cell.key)
         raise JobFailed(reason)
+
+
+def _node() -> str:
+    """In SLURM's words."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
 def end_of_job(seconds: float) -> float:

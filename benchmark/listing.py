@@ -114,5 +114,7 @@ def summary(cells: list[Cell], options: Options, jobs: int, expected: Forecast) 
         lines.append(f"{networks} to train first: {sum(each, Seconds())}")
     if expected.tasks:
         workers = f"{jobs} job{'s' if jobs > 1 else ''}"
+        if options.executor == "slurm":
+            workers = f"{jobs} cells at once on nodes like this machine"
         lines.append(f"in all {expected.total} with {workers}, {expected.basis}")
     return lines

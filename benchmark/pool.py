@@ -49,16 +49,18 @@ def run_tasks(
     progress: GridProgress,
     stop: Callable[[], bool] = never,
     team: Team = ALONE,
+    patience: float = PATIENCE,
 ) -> Iterator[Ended]:
     """In processes of their own (0 jobs: in this one), in the order of completion. What another
     launcher is working on comes last.
 
-    When `stop` says so, what is under way writes a checkpoint and ends as "stopped", and nothing
-    more is begun. A `team` of processes does each task together, without workers.
+    When `stop` says so, what is under way writes a checkpoint and ends as "stopped" (or is ended
+    after so many seconds of `patience`), and nothing more is begun. A `team` of processes does each
+    task together, without workers.
     """
     lost: Lost = {}
     if jobs and team.size == 1:
-        done = _in_processes(tasks, jobs, progress, lost, stop)
+        done = _in_processes(tasks, jobs, progress, lost, stop, patience)
     else:
         done = _in_turn(tasks, progress, lost, stop, team)
     for task, ended in done:
@@ -117,13 +119,14 @@ def _in_processes(
     progress: GridProgress,
     lost: Lost,
     stop: Callable[[], bool],
+    patience: float,
 ) -> Done:
     queue, later, deaths = list(tasks), list[Task](), Counter[str]()
     workers: list[Worker] = []
     try:
         while queue or later or any(w.task for w in workers):
             if stop():
-                yield from _wind_down(workers, progress)
+                yield from _wind_down(workers, progress, patience)
                 return
             for task in [t for t in queue if t.needs in lost]:
                 queue.remove(task)
@@ -142,11 +145,11 @@ def _in_processes(
         _dismiss(workers)
 
 
-def _wind_down(workers: list[Worker], progress: GridProgress) -> Done:
+def _wind_down(workers: list[Worker], progress: GridProgress, patience: float) -> Done:
     """All that is under way is asked to write a checkpoint and end."""
     for worker in (w for w in workers if w.task is not None):
         worker.end(STOP)
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + min(patience, PATIENCE)
     while any(w.task for w in workers) and time.monotonic() < until:
         for worker in _with_news(workers):
             ended = _heard(worker, progress, Counter[str](), workers)

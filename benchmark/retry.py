@@ -61,7 +61,8 @@ def main(
             complain(f"{_name(grid)}: {error}")
             codes.append(BAD_INPUT)
     warn_of_damage(store, screen)
-    report.build(results)
+    if store.record_paths() or store.last_attempts():  # else there is nothing to show yet
+        report.build(results)
     return max(codes)
 
 

@@ -28,12 +28,14 @@ class RunLog:
                 file.write("".join(f"{now} {line}\n" for line in text.splitlines()))
 
 
-def last_line(path: Path) -> str:
-    """The newest line without its time; empty if there is none."""
+def last_line(path: Path, whole: bool = False) -> str:
+    """The newest line without its time (`whole`: as it is); empty if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 4096))
             lines = file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return ""
+    if whole:
+        return next((line for line in reversed(lines) if line.strip()), "")
     return lines[-1][20:] if lines else ""

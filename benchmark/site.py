@@ -18,7 +18,7 @@ from methods import parse_toml
 START_UP = 60  # seconds: imports and data, before a job can do anything useful
 LONGEST_SIGNAL = 65535  # seconds, SLURM's own limit
 
-_CLOCK = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?")
+_CLOCK = re.compile(r"(?:(\d{1,3})-)?(\d{1,6})(?::([0-5]\d))?(?::([0-5]\d))?", re.ASCII)
 _WORD = re.compile(r"[^\s\-][^\s]*")  # one word of a command line that is no option
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 # Options that have a key here, or that the launcher decides by itself.
@@ -93,6 +93,20 @@ class Site(Frozen):
             raise ValueError("needs one word: no spaces, no '-' in front")
         if "," in value and info.field_name == "partition":
             raise ValueError("needs one partition, not a list: write a file for each")
+        return value
+
+    @field_validator("memory_gb")
+    @classmethod
+    def _some_memory(cls, value: float) -> float:
+        if 0 < value < 0.05:
+            raise ValueError("needs 0.05 or more; 0 takes what the cluster gives by itself")
+        return value
+
+    @field_validator("python")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        if "\n" in value:
+            raise ValueError("needs a single line")
         return value
 
     @field_validator("setup")

@@ -115,13 +115,6 @@ def _hardware(
     )
     if len(fit) < count:
         raise BadInput(f"a job of this site asks for {asked} each; {place} has {len(fit)} of them")
-    out = [n for n in fit if not n.available]
-    if len(fit) - len(out) < count:
-        names = ", ".join(f"{n.name} ({n.state})" for n in out[:8])
-        raise BadInput(
-            f"a job of this site asks for {asked} each; {place} has {len(fit)}, but "
-            f"{len(out)} of them take no jobs now: {names}"
-        )
 
 
 # ---- by a rehearsal ------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ LOCAL_SYSTEMS = frozenset({"tmpfs", "ramfs", "overlay", "ext2", "ext3", "ext4", 
 
 # Arguments: the results directory, the token's name and content, the code, the interpreter.
 _FIRST = 'echo "node ${SLURMD_NODENAME:-$(hostname)}"'
+_WATCH = """trap 'echo "failed: $BASH_COMMAND"' ERR"""
 _TRIAL = """
 echo; echo "set up"
 for try in 1 2 3; do [ "$(cat "$1/$2" 2>/dev/null)" = "$3" ] && break; sleep 1; done
@@ -33,6 +34,7 @@ echo "$3" 2>/dev/null > "$1/$2.answer" || exit 42
 [ -d "$4" ] || exit 43
 command -v "$5" > /dev/null || exit 44
 "$5" -c pass > /dev/null 2>&1 || exit 45
+cd "$4" && "$5" -c "import submitit, torch" > /dev/null 2>&1 || exit 46
 exit 40
 """
 FINE = 40  # a code that no failing shell or SLURM itself ends with
@@ -46,6 +48,8 @@ _PROBLEMS = {
     44: "the interpreter {python} is not there on {node}: make the environment on a file system "
         "that all nodes mount, or say python and setup in the site file",
     45: "the interpreter {python} does not start on {node}: see setup and python in the site file",
+    46: "the interpreter {python} has neither submitit nor torch on {node}, or they do not load: "
+        "name the one of the suite's environment (python in the site file)",
 }  # fmt: skip
 
 
@@ -65,7 +69,7 @@ def probe(site: Site, results: Path, code: Path) -> list[str]:
     try:
         results.mkdir(parents=True, exist_ok=True)
         token.write_text(content + "\n")
-        script = "\n".join([_FIRST, *site.setup, _TRIAL])
+        script = "\n".join([_FIRST, _WATCH, *site.setup, "trap - ERR", _TRIAL])
         end, said, failed = _srun(site, script, str(results), name, content, str(code), python)
         lines = said.splitlines()
         node = next((line[5:] for line in lines if line.startswith("node ")), "")
@@ -79,7 +83,9 @@ def probe(site: Site, results: Path, code: Path) -> list[str]:
                 f"what nodes see was not tried ({failed}); jobs look when they start",
                 *_on(results),
             ]
-        return [] if _appears(answer) else [f"what {node} writes to {results} is seen here late"]
+        notes = [f"setup on {node}: {line}" for line in lines if line.startswith("failed: ")]
+        late = f"what {node} writes to {results} is seen here late"
+        return notes if _appears(answer) else [*notes, late]
     except OSError as error:
         raise BadInput(f"results directory {results}: {one_line(error.strerror)}") from error
     finally:

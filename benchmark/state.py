@@ -80,7 +80,7 @@ def with_job(now: Now, cluster: Coverage) -> Now:
     key = now.work.key
     job, gone = cluster.alive(key), cluster.gone(key)
     if job is not None and job.state == "RUNNING" and time.time() - now.at < FRESH:
-        return replace(now, state="running", reason=f"{saying(job)} at work on it")
+        return replace(now, state="running", reason=f"job {job.id} is at work on it")
     if job is not None:
         later = "; it goes on from its checkpoint" if now.state == "interrupted" else ""
         return replace(now, state="queued", reason=f"{saying(job)}{later}")
@@ -88,6 +88,8 @@ def with_job(now: Now, cluster: Coverage) -> Now:
         return now
     ended = cluster.end_of(gone)
     how = saying(ended) if ended else f"job {gone} is gone, and the cluster forgot how it ended"
+    words = cluster.last_words(gone)
+    how += f": {words} (in {cluster.logs.parent.name}/{cluster.logs.name})" if words else ""
     said = f"{now.reason}; {how}" if now.state == "interrupted" else how
     return replace(now, state="interrupted", reason=said)
 

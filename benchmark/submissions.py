@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from benchmark.files import dump_json, write_text
 from benchmark.record import parse_json
+from benchmark.runlog import last_line
 from benchmark.slurm import LIVE, Job, NoAnswer, ended, queue
 from benchmark.store import Store
 
@@ -76,6 +77,7 @@ class Coverage:
     jobs: Mapping[str, str]  # newest job id by key of the work
     live: Mapping[str, Job]
     silent: str = ""
+    logs: Path = Path()  # folder of what jobs print
     how: Callable[[str], Job | None] = ended
 
     def alive(self, key: str) -> Job | None:
@@ -89,7 +91,15 @@ class Coverage:
 
     def end_of(self, job: str) -> Job | None:
         """How a job ended, as far as the cluster remembers."""
-        return self.how(job)
+        try:
+            return self.how(job)
+        except NoAnswer:
+            return None
+
+    def last_words(self, job: str) -> str:
+        """The last line that a job printed about a mistake; empty: it said none."""
+        said = last_line(self.logs / f"{job}_0_log.out", whole=True)
+        return "" if said.startswith(("submitit INFO", "[")) else said
 
 
 NOTHING = Coverage({}, {})
@@ -98,9 +108,12 @@ NOTHING = Coverage({}, {})
 def saying(job: Job) -> str:
     """`job 12_3 is pending (Resources)`."""
     where = f" on {job.node}" if job.node else ""
+    if job.state == "RUNNING":
+        return f"job {job.id}{where} comes to it"
     if job.state in LIVE:
         why = f" ({job.reason})" if job.reason and job.reason != "None" else ""
-        return f"job {job.id} is {job.state.lower()}{where}{why}"
+        held = f"; scontrol release {job.id}" if "Held" in job.reason else ""
+        return f"job {job.id} is {job.state.lower()}{where}{why}{held}"
     code = f", exit code {job.exit}" if job.exit not in ("", "0:0") else ""
     return f"job {job.id} ended{where} ({job.state}{code})"
 
@@ -114,6 +127,6 @@ def coverage(store: Store, submissions: Iterable[Submission] | None = None) -> C
     for submission in known:
         jobs |= {key: job for job, keys in submission.members.items() for key in keys}
     try:
-        return Coverage(jobs, queue())
+        return Coverage(jobs, queue(), logs=job_folder(store))
     except NoAnswer as error:
         return Coverage(jobs, {}, str(error))

@@ -113,6 +113,10 @@ class Missing:
         cells = [task_of("cell", cell, options) for cell in self.cells]
         return load_of(dense, cells, self.seconds, site, options)
 
+    def room(self, site: Site) -> int | None:
+        """Jobs that may still be sent; None: any number."""
+        return max(0, site.max_submit - len(self.cluster.live)) if site.max_submit else None
+
     def makers(self, options: Options) -> dict[str, str]:
         """Jobs in the queue by the dense network that they train."""
         tasks = dense_tasks(self.cells, options)
@@ -155,24 +159,38 @@ def submit_grid(
     facts = facts_of(site, options)
     for cell in (c for c in cells if c.blocked):
         note_blocked(cell, store)
-    missing = missing_of(cells, options, store, only)
-    if missing.queued:
-        console.print(f"{counted(missing.queued, 'cell')} in the queue already", highlight=False)
-    if not missing.cells:
-        console.print("nothing to send", highlight=False)
-        return []
-    sender = _sender(cells, missing, options, site, facts)
-    for note in probe(site, store.root, sender.code):
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
-    sent = []
-    load = missing.load(site, sender.options)
-    for submission in sender.send(load, missing.makers(sender.options)):
+    with store.claims.take("submit", "queue"):  # of two at once the second sees what was sent
+        missing = missing_of(cells, options, store, only)
+        if missing.queued:
+            queued = counted(missing.queued, "cell")
+            console.print(f"{queued} in the queue already", highlight=False)
+        if not missing.cells:
+            console.print("nothing to send", highlight=False)
+            return []
+        sender = _sender(cells, missing, options, site, facts)
+        for note in probe(site, store.root, sender.code):
+            console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        return _send(sender, missing, console)
+
+
+def _send(sender: Sender, missing: Missing, console: Console) -> list[Submission]:
+    sent, makers = [], missing.makers(sender.options)
+    whole = missing.load(sender.site, sender.options)
+    load = whole.within(missing.room(sender.site), makers)
+    for submission in sender.send(load, makers):
         sent.append(submission)
         if len(sent) <= LISTED:
-            console.print(_line(submission, site), highlight=False, soft_wrap=True)
+            console.print(_line(submission, sender.site), highlight=False, soft_wrap=True)
     if len(sent) > LISTED:
         jobs = sum(len(s.bundles) for s in sent)
         console.print(f"… in all {counted(jobs, 'job')} in {len(sent)} arrays", highlight=False)
+    left = whole.jobs - load.jobs
+    if left:
+        console.print(
+            f"{counted(left, 'job')} not sent, for max_submit = {sender.site.max_submit}: give the "
+            "command again when some have ended",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     return sent
 
 
@@ -269,4 +287,8 @@ def wait_for(cells: list[Cell], options: Options, console: Console) -> list[Now]
             for row in (r for r in rows if r.state in OPEN):
                 console.print(f"{row.work.name}: {row.state}: {row.reason}", soft_wrap=True)
             return rows
-        time.sleep(PAUSE)
+        try:
+            time.sleep(PAUSE)
+        except KeyboardInterrupt:
+            console.print("not waiting any more; what is on the cluster goes on", highlight=False)
+            raise

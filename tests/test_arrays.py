@@ -151,3 +151,20 @@ def test_what_the_cluster_says_against_it_is_one_line(
     with pytest.raises(BadInput, match=r"^the cluster refuses: .* Job violates x; what was sent"):
         list(sender(tmp_path, site()).send(load, {}))
     assert read_submissions(Store(tmp_path)) == []
+
+
+def test_what_does_not_fit_into_the_queue_is_left_for_later() -> None:
+    where = site(cells_per_job=1)
+    cells = [cell(i, "abc"[i % 3]) for i in range(6)]
+    whole = load_of([dense("a"), dense("b")], cells, {}, where, OPTIONS)
+    assert whole.jobs == 8
+    few = whole.within(3, makers=())
+    assert [b.tasks[0].makes for b in few.dense] == ["a", "b"]
+    assert [t.key for b in few.cells for t in b.tasks] == ["c0"]
+    one = whole.within(1, makers=())  # b is not sent, so neither are its cells
+    assert ([b.tasks[0].makes for b in one.dense], one.cells) == (["a"], [])
+    two = whole.within(3, makers=("b",))
+    assert len(two.dense) == 2
+    assert whole.within(None, ()) == whole.within(8, ()) == whole
+    rest = whole.within(2, ())
+    assert {t.needs for b in rest.cells for t in b.tasks} <= {"a", "b", "c"}

@@ -247,6 +247,23 @@ def sbatch(*options: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.parametrize("signal_seconds", [30, 700], ids=["below 10 min", "above 10 min"])
+def test_a_job_that_is_warned_requeues_itself_however_long_its_limit(
+    signal_seconds: int, long_here: Path, tmp_path: Path
+) -> None:
+    """submitit would take every warning of a short job for a time-out."""
+    root = tmp_path / "r"
+    where = site(tmp_path, signal_seconds=signal_seconds, time="0:30:00")
+    job = start_long(root, where, long_here)
+    (sent,) = read_submissions(Store(root))
+    assert (sent.minutes > 10) == (signal_seconds > 600)
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    wait(lambda: "goes back into the queue" in job_log(root))
+    ends_the_same(root, long_here)
+    assert len(steps_resumed(root)) == 1
+    assert [s.job for s in read_submissions(Store(root))] == [job]
+
+
 def test_a_job_that_is_requeued_by_hand_goes_on(long_here: Path, tmp_path: Path) -> None:
     """`scontrol requeue` kills without our warning: the last checkpoint counts."""
     root = tmp_path / "r"
@@ -342,6 +359,25 @@ def test_cells_of_a_dense_job_that_was_cancelled_say_so(tmp_path: Path) -> None:
     (row,) = cells(root)
     assert row.state == "interrupted"
     assert f"job {after.job} ended" in row.reason
+    assert invoke(retry.main, ["--results", str(root)]) == DONE  # with nothing to show yet
+    assert slurm.queue()
+
+
+def test_a_warning_while_a_job_starts_does_not_end_it(tmp_path: Path) -> None:
+    text = "--methods random --epochs 1 --set baseline.epochs=1"
+    root = tmp_path / "r"
+    assert invoke(run.main, words(text, root, site(tmp_path))) == DONE
+    dense = read_submissions(Store(root))[0].job
+    wait(lambda: slurm.queue()[dense].state == "RUNNING")
+    wait(lambda: f"{dense}.0" in _steps(dense))
+    subprocess.run(["scancel", "--signal=USR2", dense], check=True)
+    wait(lambda: all(row.state == "done" for row in cells(root)))
+
+
+def _steps(job: str) -> str:
+    """The steps of a job that have begun."""
+    done = subprocess.run(["squeue", "-h", "-s", "-j", job], capture_output=True, text=True)
+    return done.stdout
 
 
 def test_a_job_that_asked_for_a_gpu_and_finds_no_cuda_fails_its_cells(tmp_path: Path) -> None:

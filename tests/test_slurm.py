@@ -299,7 +299,6 @@ CLUSTER = Facts(
         ({"cpus": 8, "gpus_per_node": 4}, 1, 6, "--gpus-per-cell 6: a node holds 4"),
         ({"cpus": 4, "gpus_per_node": 4}, 2, 8, "cpus = 4: 4 processes .* 2 threads each need 8"),
         ({"cpus": 4, "gpus_per_node": 4}, 1, 20, "5 nodes with 4 GPUs, 4 CPUs each; .* has 4 of"),
-        ({"cpus": 4, "gpus_per_node": 4}, 1, 16, r"4 nodes .* but 1 .* now: a3 \(IDLE\+DRAIN\)"),
     ],
 )  # fmt: skip
 def test_what_would_never_run_is_refused_in_one_line(

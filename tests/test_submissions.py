@@ -87,7 +87,7 @@ def cluster(live: Job | None = None, end: Job | None = None) -> Coverage:
     ("jobs", "expected", "said"),
     [
         (cluster(Job("12_3", "PENDING", "Resources")), "queued", "12_3 is pending (Resources)"),
-        (cluster(Job("12_3", "RUNNING", "", "node2")), "queued", "12_3 is running on node2"),
+        (cluster(Job("12_3", "RUNNING", "", "node2")), "queued", "12_3 on node2 comes to it"),
         (cluster(None, Job("12_3", "CANCELLED", exit="0:15")), "interrupted", "ended (CANCELLED"),
         (cluster(None, Job("12_3", "FAILED", "", "node1", "3:0")), "interrupted", "node1 (FAILED"),
         (cluster(), "interrupted", "job 12_3 is gone, and the cluster forgot how it ended"),
@@ -133,3 +133,17 @@ def test_states_ask_the_cluster_once(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(state, "coverage", lambda store: asked.append(store) or NOTHING)
     state.states(Store(tmp_path), [])
     assert len(asked) == 1
+
+
+def test_the_last_words_of_a_lost_job_are_said(tmp_path: Path) -> None:
+    (tmp_path / "12_3_0_log.out").write_text("…\npython3: No module named 'submitit'\n\n")
+    lost = replace(cluster(None, Job("12_3", "FAILED", exit="1:0")), logs=tmp_path)
+    found = state_of(WORK, Store(tmp_path), lost)
+    assert "(FAILED, exit code 1:0): python3: No module named 'submitit' (in " in found.reason
+    (tmp_path / "12_3_0_log.out").write_text("submitit INFO (…) - Loading pickle\n")
+    assert state_of(WORK, Store(tmp_path), lost).reason.endswith("exit code 1:0)")
+
+
+def test_a_job_that_is_held_says_how_to_let_it_go(tmp_path: Path) -> None:
+    found = state_of(WORK, Store(tmp_path), cluster(Job("12_3", "PENDING", "JobHeldUser")))
+    assert found.reason.endswith("; scontrol release 12_3")
