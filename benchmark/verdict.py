@@ -13,10 +13,10 @@ import numpy as np
 from benchmark import compare
 from benchmark.cli import DONE, FAILED
 from benchmark.compare import Difference, Run
+from benchmark.paired import MARGIN
 from benchmark.progress import duration
 from benchmark.record import RunRecord
 
-MARGIN = 0.3  # percentage points: differences inside are equivalence (DECISIONS 30)
 NORMAL_95 = 1.959964
 SHOWN = 30  # differing fields
 POINTS = {  # name in the predictions: title, field of the record
