@@ -47,7 +47,9 @@ def weights_digest(state: dict[str, Tensor]) -> str:
     """16 hex digits over names, types, shapes and bits."""
     hasher = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
+        found = state[name].detach().cpu()
+        # `contiguous` keeps strange strides of dimensions with a single element
+        tensor = torch.empty(found.shape, dtype=found.dtype).copy_(found)
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         hasher.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.dim() else b"")
         hasher.update(repr(tensor.item()).encode() if not tensor.dim() else b"")

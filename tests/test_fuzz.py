@@ -169,6 +169,7 @@ def test_a_reader_ends_in_a_result_or_in_one_clear_line(name: str, examples: int
 
     @settings(
         max_examples=examples, deadline=None, database=None, print_blob=True,
+        derandomize=not os.environ.get("FUZZ_ANEW"),
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(reader.inputs)

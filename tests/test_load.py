@@ -195,3 +195,11 @@ def test_other_misfits_are_not_called_a_number_of_classes(change: State, match: 
     with pytest.raises(BadInput, match=match):
         load_weights(model, dict(model.state_dict()) | change, "s")
     assert weights_digest(model.state_dict()) == before
+
+
+def test_strange_strides_do_not_change_the_digest_of_weights() -> None:
+    """A file may hold a tensor of single elements with stride 0, which `contiguous` accepts."""
+    plain = torch.tensor([[0.5], [1.5]])
+    strange = torch.tensor([0.5, 1.5]).as_strided((2, 1), (1, 0))
+    assert strange.is_contiguous()
+    assert weights_digest({"w": strange}) == weights_digest({"w": plain})
