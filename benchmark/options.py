@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from pydantic import (
 )
 
 from benchmark.errors import BadInput
-from benchmark.record import check_plain, one_line
+from benchmark.record import check_plain, one_line, refuse_unknown
 from benchmark.spec import Track, refuse_truth
 from methods import parse_toml
 
@@ -110,11 +109,7 @@ def parse_options(raw: bytes, words: dict[str, Any], place: str) -> Options:
     if "set" in content and "set" in words:
         both = isinstance(content["set"], dict)
         merged["set"] = content["set"] | words["set"] if both else content["set"]
-    known = sorted(Options.model_fields)
-    for key in sorted(merged.keys() - Options.model_fields.keys()):
-        close = difflib.get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise BadInput(f"{place}: unknown key '{one_line(key)}'{hint} (known: {', '.join(known)})")
+    refuse_unknown(merged, Options.model_fields, place)
     try:
         return Options.model_validate(merged)
     except ValidationError as error:

@@ -3,8 +3,10 @@ bytes are, reading ends in a record or in one line that says what is wrong."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,15 @@ def one_line(said: object, quoted: bool = False) -> str:
         line = "what cannot be shown"
     line = "".join(c if c.isprintable() else "?" for c in line)
     return line if len(line) <= 200 else f"{line[:200]}..."
+
+
+def refuse_unknown(keys: Iterable[str], known: Iterable[str], place: str) -> None:
+    """Raises BadInput for a key that is not known, with the nearest that is."""
+    legal = sorted(known)
+    for key in sorted(set(keys) - set(legal)):
+        close = difflib.get_close_matches(key.replace("-", "_"), legal, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise BadInput(f"{place}: unknown key '{one_line(key)}'{hint} (known: {', '.join(legal)})")
 
 
 def read_plan(path: Path) -> Plan:

@@ -3,7 +3,6 @@ it. Nothing here asks SLURM: see `slurm.py` and `sitecheck.py`."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from benchmark.errors import BadInput
-from benchmark.record import check_plain, one_line
+from benchmark.record import check_plain, one_line, refuse_unknown
 from benchmark.spec import Frozen
 from methods import parse_toml
 
@@ -236,11 +235,7 @@ def parse_site(raw: bytes, place: str) -> Site:
         check_plain(content)
     except ValueError as error:
         raise BadInput(f"{place}: {one_line(error)}") from error
-    known = sorted(Site.model_fields)
-    for key in sorted(content.keys() - Site.model_fields.keys()):
-        close = difflib.get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise BadInput(f"{place}: unknown key '{one_line(key)}'{hint} (known: {', '.join(known)})")
+    refuse_unknown(content, Site.model_fields, place)
     try:
         return Site.model_validate(content)
     except ValidationError as error:
