@@ -5,7 +5,7 @@ RESULTS ?= results-demo
 
 SLURM_PACKAGES := slurmctld slurmd slurm-client slurmdbd munge mariadb-server
 
-.PHONY: demo test test-all lint report bench clean slurm-install slurm-up slurm-down
+.PHONY: demo test test-all lint report bench clean slurm-install slurm-up slurm-down browser-install
 
 .venv/.base: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -24,7 +24,7 @@ demo: .venv/.base  ## the main job on bundled images: no download, a few minutes
 	$(BIN)/python -m benchmark.run --config slurm/sweeps/demo.toml --results $(RESULTS)
 
 test: .venv/.test  ## the core suite
-	$(BIN)/python -m pytest -m "not slow and not slurm" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not slurm and not browser" -n 2 --dist worksteal
 
 test-all: .venv/.test  ## also what is slow, and what needs SLURM where its packages are
 	$(BIN)/python -m pytest -m "not slurm" -n 2 --dist worksteal
@@ -37,6 +37,11 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+browser-install:  ## Debian's Chromium and its driver, for tests of the page; as root
+	@which chromium chromedriver >/dev/null || { apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+	  chromium chromium-driver fonts-dejavu-core; }
 
 slurm-install:  ## Debian's packages for a SLURM on this machine; as root
 	@which slurmctld slurmd sbatch slurmdbd munged mariadbd >/dev/null || { apt-get update -q && \
