@@ -6,6 +6,9 @@ and architecture. What speaks of several blocks is made from their finished fram
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +17,11 @@ import numpy as np
 import pandas as pd
 
 from benchmark import frames
-from benchmark.record import RunRecord
+from benchmark.record import RECORD, RunRecord
 from benchmark.store import Store
 
 PREDICTIONS = "predictions.npz"
+HOMES = ("runs", "attempts")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Block:
 
     @property
     def name(self) -> str:
+        """As files of the block are called."""
         return f"{self.data}-{self.arch}"
 
     def arrays(self, run_id: str, *names: str) -> dict[str, np.ndarray]:
@@ -46,15 +51,56 @@ class Block:
             return {name: stored[name] for name in wanted}
 
 
+def names(root: Path) -> list[str]:
+    """DATA/ARCH of everything that was finished or tried, sorted."""
+    found = {
+        path.relative_to(root / home).as_posix()
+        for home in HOMES
+        for path in (root / home).glob("*/*")
+        if path.is_dir() and not path.name.startswith(".")
+    }
+    return sorted(found)
+
+
+def stamp(root: Path, name: str) -> str:
+    """Changes when a run, measurement or attempt of the block comes, goes or is edited: a hash of
+    the names and times of its folders and records. No file is opened."""
+    digest = hashlib.sha256()
+    for home in HOMES:
+        for method in _inside(root / home / name):
+            for run in _inside(method):
+                seen = [os.stat(run).st_mtime_ns]  # noqa: PTH116
+                with contextlib.suppress(OSError):
+                    record = os.stat(f"{run}/{RECORD}")  # noqa: PTH116
+                    seen += [record.st_mtime_ns, record.st_size]
+                digest.update(f"{home} {os.path.basename(run)} {seen}".encode())  # noqa: PTH119
+    return digest.hexdigest()[:16]
+
+
+def _inside(folder: str | Path) -> list[str]:
+    """Folders in a folder, sorted; none where it is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.path for entry in entries if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def read_block(root: Path, name: str) -> Block | None:
+    """The block of this name; None: nothing in it can be read."""
+    store = Store(root)
+    records = store.records(name)
+    runs = frames.runs_of(store, records, store.last_attempts(name))
+    if runs.empty:
+        return None
+    data, _, arch = name.partition("/")
+    found = {record.run_id: record for record in records}
+    return Block(data, arch, store, found, runs, frames.leaderboard(runs))
+
+
 def blocks(root: Path) -> Iterator[Block]:
     """Of a results directory, by name."""
-    runs, store = frames.load(root), Store(root)
-    if runs.empty:
-        return
-    records = {r.run_id: r for r in store.records()}
-    for (data, arch), part in runs.groupby(["data", "arch"], sort=True):
-        own = part.reset_index(drop=True)
-        ids = own.loc[own["status"] == "done", "run_id"]
-        yield Block(
-            str(data), str(arch), store, {i: records[i] for i in ids}, own, frames.leaderboard(own)
-        )
+    for name in names(root):
+        block = read_block(root, name)
+        if block is not None:
+            yield block

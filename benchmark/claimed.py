@@ -8,6 +8,8 @@ architecture.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -41,6 +43,10 @@ class Reproduced:
     high: float | None
     figure: str
     reductions: Mapping[str, float]
+    start: str = ""  # "trained" or "scratch", as in claims; empty: not known
+    delta: float | None = None  # to the dense network of the same seed, mean, points
+    entry: str = ""  # its row label and cell on the leaderboard
+    cell: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,22 +80,28 @@ def judge_all(
 ) -> list[tuple[Claim, Reproduced | None, Verdict]]:
     """Every claim about a method and an architecture of this suite, with the cell of ours that
     stands nearest to it: the fewest reasons against it, then the nearest FLOPs reduction."""
-    cells = [r for r in results if r.n]
+    cells: dict[tuple[str, str], list[Reproduced]] = defaultdict(list)
+    for result in results:
+        if result.n:
+            cells[result.method, result.arch].append(result)
     found: list[tuple[Claim, Reproduced | None, Verdict]] = []
     for claim in claims:
         if not (claim.label and claim.arch):
             continue
-        rivals = [c for c in cells if (c.method, c.arch) == (claim.label, claim.arch)]
-        ours = min(rivals, key=lambda c: _distance(claim, c), default=None)
+        rivals = cells[claim.label, claim.arch]
+        ours = min(rivals, key=lambda c: distance(claim, c), default=None)
         found.append((claim, ours, judge(claim, ours)))
     return found
 
 
-def _distance(claim: Claim, ours: Reproduced) -> tuple[int, float]:
+def distance(claim: Claim, ours: Reproduced) -> tuple[int, float]:
+    """How far a cell is from being the published experiment: reasons against it, then points of
+    FLOPs reduction by the claim's own rule, infinite where they cannot be compared."""
     reduction = ours.reductions.get(_rule(claim))
+    reasons = len(judge(claim, ours).reasons)
     if reduction is None or claim.flops_reduction is None:
-        return len(judge(claim, ours).reasons), 100.0
-    return len(judge(claim, ours).reasons), abs(reduction - float(claim.flops_reduction))
+        return reasons, math.inf
+    return reasons, abs(reduction - float(claim.flops_reduction))
 
 
 def _lacking(claim: Claim) -> Iterator[str]:
@@ -110,6 +122,8 @@ def _elsewhere(claim: Claim, ours: Reproduced) -> Iterator[str]:
         yield f"other architecture: {ours.arch}, not {claim.arch or claim.arch_printed}"
     if claim.data != ours.data:
         yield f"other data: {ours.data}, not {claim.data or claim.data_printed}"
+    if claim.start and ours.start and claim.start != ours.start:
+        yield f"other start: {ours.start}, not {claim.start}"
     if ours.track != TRACK:
         yield f"other budget: {ours.track} track, not the paper's recipe"
     if claim.flops_reduction is not None:

@@ -172,6 +172,11 @@ RECORD: list[tuple[Column, Callable[[RunRecord], Any]]] = [
      if r.selection and r.selection.random else None),
     (Column("selection_percentile", "random draws that the choice beats; ties count half",
             "% of draws", 1), lambda r: _percent(r.selection.percentile) if r.selection else None),
+    (Column("selection_uniform", "the same for draws at uniform widths, mean", PERCENT, 2),
+     lambda r: 100 * sum(r.selection.uniform) / len(r.selection.uniform)
+     if r.selection and r.selection.uniform else None),
+    (Column("selection_uniform_percentile", "those draws that it beats", "% of draws", 1),
+     lambda r: _percent(r.selection.uniform_percentile) if r.selection else None),
     (Column("selection_informative", "1: the choice beats its inverse", "", 0),
      lambda r: r.selection.informative if r.selection else None),
     (Column("agreement_rank", "Spearman correlation of the scores of two method seeds, mean over "
@@ -209,6 +214,7 @@ QUANTITIES = {
 MEANS = [
     "flops_reduction", "params_reduction", "floor_share", "training_gmacs", "charged_epochs",
     "seconds", "selection_score", "selection_inverse", "selection_random", "selection_percentile",
+    "selection_uniform", "selection_uniform_percentile",
     "agreement_rank", "agreement_kept", "tied_share", "kept_overlap", "test_best_test",
 ]  # fmt: skip
 MEDIANS = ["speedup_1", "speedup_128"]
@@ -230,6 +236,19 @@ def _summary(name: str, source: Column) -> list[Column]:
     ]  # fmt: skip
 
 
+# Made from predictions, by benchmark/standing.py.
+STANDINGS = [
+    Column("lead", "final accuracy less that of the best other method of the board, on the seeds "
+           "that all of them have; empty for rows without rank, but given from one seed on",
+           POINTS, 2),
+    Column("lead_low", "lower end of its 95 % interval, for all methods of the board at once; "
+           "below 5 seeds for new images only, conditional on these runs", POINTS, 2),
+    Column("lead_high", "upper end", POINTS, 2),
+    Column("near_best", "1: not separable from the best method of the board; 0: behind it", "", 0),
+]  # fmt: skip
+STANDING = [c.name for c in STANDINGS]
+BEST_OF = 3
+
 LEADERBOARD: list[Column] = [
     *[c for c, _ in SPEC],
     *PLACED,
@@ -241,9 +260,13 @@ LEADERBOARD: list[Column] = [
     Column("rank", "by final_mean among the methods of one board; empty below 3 seeds, for controls"
            ", floor-bound and incomplete rows, saturated boards, and with nothing to rank against",
            "", 0),
+    *STANDINGS,
     Column("marks", "control, floor-bound, at chance, selection uninformative, no better than "
            "random draws, incomplete, timings of several machines"),
     *[c for name, source in QUANTITIES.items() for c in _summary(name, _BY_NAME[source])],
+    Column("final_best_of", f"expected best of {BEST_OF} seeds of: {_BY_NAME['test_final'].meaning}"
+           f"; papers often print the best of {BEST_OF} runs or do not say; empty below {BEST_OF} "
+           "seeds", PERCENT, 2),
     Column("dense_mean", f"mean of: {_BY_NAME['dense_top1'].meaning}", PERCENT, 2),
     Column("dense_sd", "its sample standard deviation over networks", PERCENT, 2),
     Column("dense_n", "different dense networks", "", 0),
@@ -256,22 +279,3 @@ LEADERBOARD: list[Column] = [
 def names(columns: list[Column]) -> list[str]:
     """Names in order."""
     return [c.name for c in columns]
-
-
-def dictionary() -> str:
-    """The data dictionary as Markdown."""
-    parts = [
-        "# Data dictionary\n",
-        "Written by `python -m benchmark.report`. Decimals are fixed, an empty field means that "
-        "there is no such figure. In the leaderboards, columns that also occur in `runs.csv` are "
-        "means over seeds, `speedup_*` medians; `seconds` and `speedup_*` are empty there if the "
-        "runs of a row come from several kinds of hardware.\n",
-    ]
-    for title, columns in (
-        ("`leaderboard.csv` and `leaderboard/DATA-ARCH.csv`: one row per cell", LEADERBOARD),
-        ("`leaderboard/runs.csv`: one row per run", RUNS),
-    ):
-        lines = [f"| `{c.name}` | {c.unit} | {c.meaning} |" for c in columns]
-        parts.append("\n".join([f"## {title}\n", "| column | unit | meaning |", "|---|---|---|",
-                                *lines, ""]))  # fmt: skip
-    return "\n".join(parts)

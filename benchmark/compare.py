@@ -1,6 +1,7 @@
 """Two records of one run: what is a result in them, where they differ, and on which machines.
 
 Timings, evidence (environment, command) and labels are no results and are never compared.
+`python -m benchmark.compare RUN RUN` sets two different runs side by side: `benchmark.pairtext`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import BadInput
-from benchmark.record import RECORD, RunRecord, one_line, parse_json, read_record
+from benchmark.record import (
+    RECORD,
+    RunRecord,
+    SelectionCheck,
+    one_line,
+    parse_json,
+    read_record,
+)
 from benchmark.spec import canonical
 
 PLAN, CURVE, PREDICTIONS = "plan.json", "curve.csv", "predictions.npz"
@@ -24,6 +32,10 @@ NO_RESULTS = {
     "title", "control", "schema_version",  # labels
     "run_id", "spec",  # equal, or these are not two records of one run
 }  # fmt: skip
+# Predictions of the dense network: records of earlier versions have none.
+ADDED_LATER = {f"{split}_dense_{kind}" for split in ("test", "val") for kind in ("class", "margin")}
+# Figures that records of earlier versions do not have.
+NOTED_LATER = {f"selection.{name}" for name in SelectionCheck.ADDED_LATER}
 # Leaves that move with the last bit of a sum; all others are counts and shares of images.
 ROUNDED = {"weights", "test_loss", "rank_correlation"}
 
@@ -62,10 +74,15 @@ def read_run(folder: Path) -> Run:
         BadInput: one of them is missing or cannot be read, or the record was edited.
     """
     record = read_record(folder / RECORD)
-    return Run(folder, record, _keep(folder), _curve(folder), _arrays(folder))
+    return Run(folder, record, keep_of(folder), _curve(folder), arrays_of(folder))
 
 
-def _keep(folder: Path) -> Keep:
+def keep_of(folder: Path) -> Keep:
+    """Kept units by group.
+
+    Raises:
+        BadInput: there is no plan that can be read.
+    """
     try:
         content = parse_json((folder / PLAN).read_bytes())["keep"]
         return {str(group): [int(unit) for unit in kept] for group, kept in content.items()}
@@ -81,7 +98,12 @@ def _curve(folder: Path) -> list[dict[str, str]]:
         raise BadInput(f"{folder / CURVE} is not a curve: {one_line(error)}") from error
 
 
-def _arrays(folder: Path) -> dict[str, np.ndarray]:
+def arrays_of(folder: Path) -> dict[str, np.ndarray]:
+    """Predictions by name.
+
+    Raises:
+        BadInput: there are none that can be read.
+    """
     path = folder / PREDICTIONS
     try:
         with np.load(path, allow_pickle=False) as found:
@@ -100,7 +122,8 @@ def differences(one: Run, other: Run) -> list[Difference]:
         shared = f"{100 * kept_overlap(one.keep, other.keep):.1f} % of them"
         found.append(Difference(PLAN, f"{_units(one.keep)} units kept", shared))
     found += _curve_differences(one.curve, other.curve)
-    names = sorted(one.arrays.keys() | other.arrays.keys())
+    alone = one.arrays.keys() ^ other.arrays.keys()
+    names = sorted((one.arrays.keys() | other.arrays.keys()) - (alone & ADDED_LATER))
     return found + [d for n in names for d in _array_differences(n, one.arrays, other.arrays)]
 
 
@@ -110,17 +133,19 @@ def results(record: RunRecord) -> dict[str, Any]:
     facts = content.pop("method_facts")
     for row in content["spent"]["rows"]:
         row.pop("seconds", None)
-    return _leaves(content) | {f"method_facts.{name}": value for name, value in facts.items()}
+    found = leaves(content) | {f"method_facts.{name}": value for name, value in facts.items()}
+    return {k: v for k, v in found.items() if v is not None or k not in NOTED_LATER}
 
 
-def _leaves(value: Any, place: str = "") -> dict[str, Any]:
+def leaves(value: Any, place: str = "") -> dict[str, Any]:
+    """Every value in nested JSON by its place, as `final.test_top1`."""
     if isinstance(value, dict):
         parts = list(value.items())
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         parts = [(str(number), item) for number, item in enumerate(value)]
     else:
         return {place: value}
-    inner = [_leaves(item, f"{place}.{key}" if place else key) for key, item in parts]
+    inner = [leaves(item, f"{place}.{key}" if place else key) for key, item in parts]
     return {name: leaf for found in inner for name, leaf in found.items()}
 
 
@@ -129,7 +154,8 @@ def _record_differences(one: RunRecord, other: RunRecord) -> list[Difference]:
     found = []
     for field in dict.fromkeys([*ours, *theirs]):
         is_fact = field.startswith("method_facts.")
-        if is_fact and (field not in ours or field not in theirs):
+        alone = field not in ours or field not in theirs
+        if alone and (is_fact or field in NOTED_LATER):
             continue  # one version of the code noted more than the other: no other result
         mine, yours = ours.get(field), theirs.get(field)
         if canonical(mine) != canonical(yours):
@@ -230,3 +256,10 @@ def _commit(environment: Mapping[str, Any]) -> str:
     git = environment.get("git") or {}
     commit = str(git.get("commit") or "unknown")[:12]
     return commit + (" with uncommitted changes" if git.get("dirty") else "")
+
+
+if __name__ == "__main__":  # the command stands above the tables, and these above this module
+    from benchmark.cli import run_app
+    from benchmark.pairtext import main
+
+    run_app(main)

@@ -12,7 +12,7 @@ from benchmark.data import Data
 from benchmark.environment import hardware_kind
 from benchmark.ledger import TRAIN_STEP
 from benchmark.options import Options
-from benchmark.planning import scores_key
+from benchmark.planning import networks_judged, scores_key
 from benchmark.probe import Past, Probe, Seconds, Work, among, fitted, thinner
 from benchmark.progress import duration
 from benchmark.record import RunRecord
@@ -151,7 +151,7 @@ class Known:
         payers, past = _payers(records), []
         for record in records:
             optimistic = bool(store.measurements(record.spec, "optimistic"))
-            work = Work.of(record.spec, data, optimistic, record.selection is not None)
+            work = Work.of(record.spec, data, optimistic, record.networks_judged)
             past.append(Past.of(record, record.run_id in payers, work))
         probe = Probe(spec, options.device_here())
         return cls(store, data, tuple(past), probe, wants_optimistic(options))
@@ -189,7 +189,7 @@ class Known:
         """Of a run; `pays`: it makes its scores itself, rather than finding them made."""
         spec = cell.spec
         checked = _by_scores(method) and method.informed and bool(len(self.data.val))
-        work = Work.of(spec, self.data, self.optimistic, checked)
+        work = Work.of(spec, self.data, self.optimistic, checked * networks_judged(spec.allocation))
         own = [p for p in self.near(spec) if _label(p) == spec.method.label]
         if own:
             like = self.take(

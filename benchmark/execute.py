@@ -29,7 +29,7 @@ from benchmark.record import (
     RunRecord,
     Spent,
 )
-from benchmark.recovery import Outcome, recover, write_optimistic
+from benchmark.recovery import Outcome, read_start, recover, write_optimistic
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Stage
 from benchmark.trainer import Trainer
@@ -49,6 +49,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     dense, net = start(spec, method, test, context)
     trainer = make_trainer(spec, context)
     trainer.use(net)
+    arrays = read_start(net, dense, trainer, test)
     budget = budget_of(spec, net)
     plan, scores = make_plan(spec, method, net, budget, trainer, context)
     judged = net
@@ -61,6 +62,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     context.log(f"pruned: {_removed(price, dense.cost)} of the FLOPs removed")
     trainer.checkpoints = checkpoints_of(context, "recovery", _recovery_name(spec, context))
     outcome = recover(spec, pruned, price, trainer, test, context)
+    outcome.arrays = arrays | outcome.arrays
     record = RunRecord(
         run_id=spec.run_id,
         spec=spec,

@@ -72,6 +72,13 @@ class Board:
     def crossed(self) -> bool:
         return self.matrices.shape[1] >= CROSSED_SEEDS
 
+    def only(self, names: Sequence[str]) -> Board:
+        """Some of the entries, on the same draws."""
+        kept = [i for i, name in enumerate(self.names) if name in names]
+        own = tuple(self.names[i] for i in kept)
+        drawn, means = self.drawn[:, kept], self.means[kept]
+        return Board(own, self.matrices[kept], drawn, means, self.word)
+
     def mean(self, one: int, other: int) -> float:
         return float(self.means[one] - self.means[other])
 
@@ -121,8 +128,12 @@ def declared(names: Sequence[str], references: Sequence[str]) -> list[tuple[str,
     return [(e, r) for e in sorted(names) if e not in references for r in there]
 
 
-def compare(found: Board, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
+def compare(found: Board, pairs: Sequence[tuple[str, str]], share: float = 1.0) -> list[Comparison]:
     """Intervals that hold together for these (entry, reference) pairs, in their order.
+
+    `share`: of a family whose pairs do not all have the same seeds, so that they lie on several
+    boards. Each board may then fail with its share of the family's 5 % (10 %), and all hold
+    together with 95 % (90 %) by Bonferroni's inequality.
 
     Raises:
         BadInput: a name that is not on the board, or a pair of one entry with itself.
@@ -132,12 +143,12 @@ def compare(found: Board, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
     places = [_places(found, pair) for pair in pairs]
     spreads = [found.spread(*place) for place in places]
     z = found.standardised(places, spreads)
-    tails = joint_tail(z, LEVEL), joint_tail(z, EQUIVALENCE)
+    tails = tuple(joint_tail(z, 1 - share * (1 - level)) for level in (LEVEL, EQUIVALENCE))
     return [_comparison(found, place, s, tails) for place, s in zip(places, spreads, strict=True)]
 
 
 def _comparison(
-    found: Board, place: tuple[int, int], spread: Spread, tails: tuple[float, float]
+    found: Board, place: tuple[int, int], spread: Spread, tails: Sequence[float]
 ) -> Comparison:
     one, other = place
     mean = found.mean(one, other)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,20 @@ from scipy.stats import t as student
 from benchmark import boards, columns
 from benchmark.attempts import Attempt
 from benchmark.boards import Row
-from benchmark.columns import LEADERBOARD, MEANS, MEDIANS, QUANTITIES, RECORD, RUNS, SPEC, Column
+from benchmark.columns import (
+    BEST_OF,
+    LEADERBOARD,
+    MEANS,
+    MEDIANS,
+    QUANTITIES,
+    RECORD,
+    RUNS,
+    SPEC,
+    STANDING,
+    Column,
+)
 from benchmark.compare import kept_overlap
+from benchmark.pooling import best_of
 from benchmark.record import RunRecord, read_plan
 from benchmark.spec import RunSpec
 from benchmark.store import Store
@@ -34,9 +47,13 @@ MIXED = "timings of several machines"  # the mark of rows that have none
 def load(root: Path) -> pd.DataFrame:
     """One row per run under a results directory, failed ones included."""
     store = Store(root)
-    records = store.records()
+    return runs_of(store, store.records(), store.last_attempts())
+
+
+def runs_of(store: Store, records: list[RunRecord], attempts: list[Attempt]) -> pd.DataFrame:
+    """One row per run and attempt, with what is measured beside the records."""
     best = {r.run_id: _best_test(store, r.spec) for r in records}
-    return runs_frame(records, store.last_attempts(), best, _overlaps(store, records))
+    return runs_frame(records, attempts, best, _overlaps(store, records))
 
 
 def runs_frame(
@@ -54,7 +71,7 @@ def runs_frame(
     boards.refer_to_dense(rows)
     boards.assign_tables(rows)
     boards.name_entries(rows)
-    frame = _typed(rows, RUNS)
+    frame = typed(rows, RUNS)
     key = [*columns.names([c for c, _ in SPEC]), "dense_seed", "seed", "run_id"]
     return frame.sort_values(key, kind="stable", ignore_index=True)
 
@@ -63,11 +80,17 @@ def leaderboard(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per cell, with statistics over its seeds, marks and ranks."""
     rows = [_cell_row(part) for _, part in runs.groupby("cell", sort=False)]
     _rank(rows)
-    frame = _typed(rows, LEADERBOARD)
+    frame = typed(rows, LEADERBOARD)
     key = [*boards.SETTING, "table", "target"]
     order = [*key, "final_mean", "entry", "cell"]
     ascending = [name != "final_mean" for name in order]
     return frame.sort_values(order, ascending=ascending, kind="stable", ignore_index=True)
+
+
+def with_standings(board: pd.DataFrame, standings: pd.DataFrame) -> pd.DataFrame:
+    """The leaderboard with what the predictions tell of who may be the best, by cell."""
+    found = standings.set_index("cell").reindex(board["cell"])
+    return board.assign(**{name: found[name].to_numpy() for name in STANDING})
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -91,10 +114,17 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def _spec_row(spec: RunSpec) -> Row:
-    row = {c.name: get(spec) for c, get in SPEC}
+    seeds = {"seed": spec.seeds.run, "dense_seed": spec.seeds.dense, "run_id": spec.run_id}
+    return _cell_facts(spec.cell().model_dump_json()) | seeds
+
+
+@lru_cache(maxsize=1000)
+def _cell_facts(cell: str) -> Row:
+    """What all seeds of a cell share, from its spec as JSON. Rows are read one after another, and
+    half of the time of reading a record went into the hashes among these."""
+    spec = RunSpec.model_validate_json(cell)
     title, control = _card(spec)
-    seeds = {"seed": spec.seeds.run, "dense_seed": spec.seeds.dense}
-    return row | seeds | {"run_id": spec.run_id, "title": title, "control": control}
+    return {c.name: get(spec) for c, get in SPEC} | {"title": title, "control": control}
 
 
 def _record_row(record: RunRecord) -> Row:
@@ -140,6 +170,8 @@ def _cell_row(part: pd.DataFrame) -> Row:
     dense = summary(networks["dense_top1"].tolist())
     row |= {"dense_mean": dense["mean"], "dense_sd": dense["sd"], "dense_n": len(networks)}
     row |= {name: summary(done[name].tolist())["mean"] for name in MEANS}
+    finals = done["test_final"].tolist()
+    row["final_best_of"] = best_of(finals, BEST_OF) if len(finals) >= BEST_OF else math.nan
     row |= {name: done[name].median() if len(done) else math.nan for name in MEDIANS}
     kinds = set(done["hardware"])
     row["hardware"] = " / ".join(sorted(kinds - {""}))
@@ -182,13 +214,18 @@ def _marks(row: Row, done: pd.DataFrame) -> list[str]:
     return found
 
 
+def is_rankable(row: Mapping[Any, Any]) -> bool:
+    """Whether a row of the leaderboard may stand in an order of methods, seeds aside."""
+    marks = {"control", "floor-bound", "incomplete"} & set(row["marks"].split("; "))
+    return not marks and not row["dense_mean"] > SATURATED
+
+
 def _rank(rows: list[Row]) -> None:
     """Ranks within boards, in place; ties share the better rank."""
     ranked: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         row["rank"] = math.nan
-        marks = {"control", "floor-bound", "incomplete"} & set(row["marks"].split("; "))
-        if row["n"] >= LEAST_SEEDS and not marks and not row["dense_mean"] > SATURATED:
+        if row["n"] >= LEAST_SEEDS and is_rankable(row):
             ranked[row["board"]].append(row)
     for part in ranked.values():
         if len(part) > 1:
@@ -199,7 +236,8 @@ def _rank(rows: list[Row]) -> None:
 # ---- plumbing ------------------------------------------------------------------------------------
 
 
-def _typed(rows: list[Row], wanted: list[Column]) -> pd.DataFrame:
+def typed(rows: Sequence[Mapping[str, Any]], wanted: list[Column]) -> pd.DataFrame:
+    """Text columns plain strings, all others float64; a cell that a row lacks is empty."""
     content: dict[str, pd.Series[Any]] = {}
     for column in wanted:
         values = [row.get(column.name) for row in rows]
@@ -209,6 +247,11 @@ def _typed(rows: list[Row], wanted: list[Column]) -> pd.DataFrame:
             numbers = [math.nan if v is None else float(v) for v in values]
             content[column.name] = pd.Series(numbers, dtype="float64")
     return pd.DataFrame(content)
+
+
+def rows_of(frame: pd.DataFrame) -> list[Row]:
+    """Each row by column name."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _percent(share: float | None) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +14,7 @@ from benchmark.errors import BadInput, NoProbe
 from benchmark.estimate import Forecast, forecast, is_done
 from benchmark.options import Options
 from benchmark.probe import Seconds
+from benchmark.progress import counted
 from benchmark.sweep import Cell
 from benchmark.tasks import dense_key
 from methods import all_names, docstring, find
@@ -91,10 +94,8 @@ def show_grid(cells: list[Cell], options: Options, jobs: int, console: Console) 
         if spec.start.kind != "random":
             shared = f"{spec.start.kind} {dense_key(cell)[:8]}"
         target = f"{100 * spec.flops_reduction:.1f} %" if spec.flops_reduction else "-"
-        ls = " + ls" if spec.reconstruct == "ls" else ""
-        free = " (preparation free)" if spec.preparation == "free" else ""
         table.add_row(
-            f"{spec.method.label}{ls}{free}", target, spec.allocation, str(spec.seeds.run), shared,
+            _name(cell), target, spec.allocation, str(spec.seeds.run), shared,
             spec.run_id, state, str(expected.tasks.get(spec.run_id, "-")),
         )  # fmt: skip
     console.print(table)
@@ -102,12 +103,29 @@ def show_grid(cells: list[Cell], options: Options, jobs: int, console: Console) 
         console.print(line, highlight=False)
 
 
+def _name(cell: Cell) -> str:
+    spec = cell.spec
+    ls = " + ls" if spec.reconstruct == "ls" else ""
+    free = " (preparation free)" if spec.preparation == "free" else ""
+    return f"{spec.method.label}{ls}{free}"
+
+
+def added_line(cells: list[Cell]) -> str:
+    """Which cells are there though nobody asked for them, and how to do without; empty: none."""
+    names = Counter(_name(cell) for cell in cells if cell.added)
+    if not names:
+        return ""
+    each = ", ".join(name + (f" x{n}" if n > 1 else "") for name, n in names.items())
+    counts = counted(names.total(), "cell")
+    return f"{counts} added as controls: {each}; --no-controls leaves them out"
+
+
 def summary(cells: list[Cell], options: Options, jobs: int, expected: Forecast) -> list[str]:
     """What is left to do, and what it will cost."""
     done = sum(is_done(c, options) for c in cells)
     blocked = sum(bool(c.blocked) for c in cells)
     counts = f"{len(cells)} cells: {done} done, {len(cells) - done - blocked} to run, "
-    lines = [f"{counts}{blocked} not applicable"]
+    lines = [f"{counts}{blocked} not applicable", added_line(cells)]
     if expected.dense:
         each = [expected.tasks[key] for key in expected.dense]
         networks = f"{len(each)} dense network{'s' if len(each) > 1 else ''}"
@@ -117,4 +135,4 @@ def summary(cells: list[Cell], options: Options, jobs: int, expected: Forecast) 
         if options.executor == "slurm":
             workers = f"{jobs} cells at once on nodes like this machine"
         lines.append(f"in all {expected.total} with {workers}, {expected.basis}")
-    return lines
+    return [line for line in lines if line]

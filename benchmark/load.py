@@ -8,7 +8,9 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from benchmark import baseline, frames
+from benchmark import baseline
+from benchmark import block as blocks
+from benchmark.derived import TABLES, read_whole
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.network import Network
@@ -20,16 +22,47 @@ from methods.api import Plan
 _RUN_ID = re.compile("[0-9a-f]{4,12}")
 
 
-def load_results(results: str | Path = "results") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(one row per run, one row per leaderboard entry), as in `leaderboard/DICTIONARY.md`.
+class Results:
+    """Every derived table of a results directory as a frame, made when it is first asked for:
+    `results.leaderboard`, or `results["leaderboard"]`. Columns, units and meanings are those of
+    `leaderboard/DICTIONARY.md`; `results.names` lists the tables."""
+
+    def __init__(self, root: Path) -> None:
+        found = (read_whole(root, name) for name in blocks.names(root))
+        self._blocks = [block for block in found if block is not None]
+        self._made: dict[str, pd.DataFrame] = {}
+        if not self._blocks:
+            raise BadInput(f"no results under {root}: run a benchmark first")
+
+    @property
+    def names(self) -> list[str]:
+        return [table.name for table in TABLES]
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        if name not in self._made:
+            table = next((t for t in TABLES if t.name == name), None)
+            if table is None:
+                raise BadInput(f"no table '{name}': there are {', '.join(self.names)}")
+            parts = [table.make(block) for block in self._blocks]
+            self._made[name] = pd.concat(parts, ignore_index=True)
+        return self._made[name]
+
+    def __getattr__(self, name: str) -> pd.DataFrame:
+        if name.startswith("_") or name not in self.names:
+            raise AttributeError(f"no table '{name}': there are {', '.join(self.names)}")
+        return self[name]
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.names]
+
+
+def load_results(results: str | Path = "results") -> Results:
+    """The tables of a results directory.
 
     Raises:
         BadInput: there are no results.
     """
-    runs = frames.load(Path(results))
-    if runs.empty:
-        raise BadInput(f"no results under {results}: run a benchmark first")
-    return runs, frames.leaderboard(runs)
+    return Results(Path(results))
 
 
 def load_pruned(run: str | Path, results: str | Path = "results") -> nn.Module:

@@ -6,7 +6,7 @@ runs in one environment give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmark import maskplot, tables
+from benchmark.block import Block
 from benchmark.frames import LEAST_SEEDS
 from benchmark.looks import MARKERS, Look, appearances, ordered_entries, wrapped
 from benchmark.record import RunRecord
-from benchmark.store import Store
 
 STAGES = (("before", "before recovery", 0.0), ("recalibrated", "after BN recalibration", 0.35),
           ("final", "after recovery", 1.0))  # fmt: skip
@@ -36,41 +36,47 @@ def save(figure: Figure, path: Path, png: bool = False) -> None:
         figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
 
 
-def figures(
-    store: Store, runs: pd.DataFrame, board: pd.DataFrame
-) -> Iterator[tuple[str, str, Figure]]:
-    """Table, file stem and figure of everything there is to draw."""
-    done = board[board["status"] == "done"]
-    records = {r.run_id: r for r in store.records()}
-    appearance = appearances(board)
+def figures(block: Block) -> Iterator[tuple[str, str, str, Figure]]:
+    """Table, file stem, caption and figure of everything there is to draw."""
+    done = block.board[block.board["status"] == "done"]
+    appearance = appearances(block.board)
     for table, part in done.groupby("table", sort=False):
         first, looks = part.iloc[0], appearance[str(table)]
-        stem = f"{first['data']}-{first['arch']}-{first['track']}-{table}"
-        own = runs[(runs["table"] == table) & (runs["status"] == "done")]
-        yield str(table), f"{stem}-accuracy", accuracy(part, own, looks)
-        yield str(table), f"{stem}-stages", stages(part, looks)
-        yield str(table), f"{stem}-widths", widths(own, records)
+        stem = f"{block.name}-{first['track']}-{table}"
+        own = block.runs[(block.runs["table"] == table) & (block.runs["status"] == "done")]
+        yield str(table), f"{stem}-accuracy", "Accuracy against cost", accuracy(part, own, looks)
+        yield (
+            str(table),
+            f"{stem}-stages",
+            "Accuracy before and after recovery",
+            stages(part, looks),
+        )
+        yield str(table), f"{stem}-widths", "Kept channels per layer", widths(own, block.records)
         for cell, seeds in own.groupby("cell", sort=False):
-            record = records[str(seeds.iloc[0]["run_id"])]
+            record = block.records[str(seeds.iloc[0]["run_id"])]
             if "class_masks" in record.method_facts:
                 title = f"{seeds.iloc[0]['entry']}, target {seeds.iloc[0]['target']:g} %"
-                yield str(table), f"{stem}-masks-{cell}", maskplot.masks(store, record, title)
+                drawn = maskplot.masks(block.store, record, title)
+                yield str(table), f"{stem}-masks-{cell}", f"Class-wise masks: {title}", drawn
 
 
-def _handles(entries: list[str], looks: dict[str, Look]) -> list[Line2D]:
+def legend(entries: list[str], looks: dict[str, Look]) -> list[Line2D]:
+    """Of a legend."""
     return [
-        Line2D([], [], label=wrapped(e), linestyle=looks[e].line, **_marker(looks[e]))
+        Line2D([], [], label=wrapped(e), linestyle=looks[e].line, **marker_of(looks[e]))
         for e in entries
     ]
 
 
-def _marker(look: Look) -> dict[str, Any]:
+def marker_of(look: Look) -> dict[str, Any]:
+    """Settings of a line's points."""
     face = look.colour if look.filled else "white"
     return {"color": look.colour, "marker": look.marker, "markerfacecolor": face,
             "markeredgecolor": look.colour, "markeredgewidth": 1.3, "markersize": 6}  # fmt: skip
 
 
-def _heading(figure: Figure, part: pd.DataFrame, what: str) -> None:
+def heading(figure: Figure, part: pd.DataFrame, what: str) -> None:
+    """What is drawn, over the caption of its table."""
     letters = int(15 * figure.get_figwidth())
     text = f"{what}\n{wrapped(tables.caption(part), letters)}"
     figure.suptitle(text, x=0.01, ha="left", fontsize="small")
@@ -96,8 +102,8 @@ def accuracy(part: pd.DataFrame, runs: pd.DataFrame, looks: dict[str, Look]) -> 
     for entry, level in zip(levels["entry"], levels["final_mean"].astype(float), strict=True):
         look = looks[str(entry)]
         axes.axhline(level, color=look.colour, linestyle=look.line, linewidth=1.2)
-        axes.plot([0.015], [level], transform=axes.get_yaxis_transform(), **_marker(look))
-    handles = _handles(entries, looks) + _dense_line(axes, part)
+        axes.plot([0.015], [level], transform=axes.get_yaxis_transform(), **marker_of(look))
+    handles = legend(entries, looks) + _dense_line(axes, part)
     axes.set_xlim(left, right)
     _leave_out_chance(axes, part)
     axes.set_xlabel(
@@ -106,7 +112,7 @@ def accuracy(part: pd.DataFrame, runs: pd.DataFrame, looks: dict[str, Look]) -> 
     )
     axes.set_ylabel("test top-1 after recovery (%)")
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
-    _heading(figure, part, "Accuracy against cost")
+    heading(figure, part, "Accuracy against cost")
     return figure
 
 
@@ -134,13 +140,13 @@ def _curve(axes: Axes, part: pd.DataFrame, runs: pd.DataFrame, look: Look, shift
     sns.lineplot(
         x=ordered["flops_reduction"].to_numpy() + shift, y=ordered["final_mean"].to_numpy(),
         ax=axes, linestyle=look.line, linewidth=1.2, errorbar=None, legend=False, zorder=3,
-        label="_" + str(ordered["entry"].iloc[0]), **_marker(look),
+        label="_" + str(ordered["entry"].iloc[0]), **marker_of(look),
     )  # fmt: skip
     few = ordered.loc[ordered["n"].between(2, LEAST_SEEDS - 1), "cell"]
     seeds = runs[runs["cell"].isin(few)]
     axes.plot(
         seeds["flops_reduction"] + shift, seeds["test_final"], linestyle="none", zorder=2,
-        **_marker(look) | {"markersize": 4, "markeredgewidth": 0.6, "markerfacecolor": "none"},
+        **marker_of(look) | {"markersize": 4, "markeredgewidth": 0.6, "markerfacecolor": "none"},
     )  # fmt: skip
 
 
@@ -211,12 +217,12 @@ def stages(part: pd.DataFrame, looks: dict[str, Look]) -> Figure:
     grey = Look("#4d4d4d", "o", "-", True)
     handles = [
         Line2D([], [], linestyle="none", label=name,
-               **_marker(grey) | {"markerfacecolor": _tint(grey.colour, light)})
+               **marker_of(grey) | {"markerfacecolor": _tint(grey.colour, light)})
         for _, name, light in STAGES
     ]  # fmt: skip
     handles.append(Line2D([], [], color="black", linestyle=":", label="dense network"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    _heading(figure, part, "Accuracy before and after recovery")
+    heading(figure, part, "Accuracy before and after recovery")
     return figure
 
 
@@ -228,7 +234,7 @@ def _stage_points(axes: Axes, row: pd.Series[Any], y: int, look: Look) -> None:
     for (name, _, light), value in zip(STAGES, values, strict=True):
         axes.plot(
             [value], [y], linestyle="none", label=f"_{name}", zorder=3,
-            **_marker(look) | {"marker": marker, "markerfacecolor": _tint(look.colour, light)},
+            **marker_of(look) | {"marker": marker, "markerfacecolor": _tint(look.colour, light)},
         )  # fmt: skip
 
 
@@ -240,7 +246,7 @@ def _tint(colour: Any, share: float) -> tuple[float, ...]:
 # ---- widths --------------------------------------------------------------------------------------
 
 
-def kept_shares(runs: pd.DataFrame, records: dict[str, RunRecord]) -> pd.DataFrame:
+def kept_shares(runs: pd.DataFrame, records: Mapping[str, RunRecord]) -> pd.DataFrame:
     """One row per (target, entry): % of channels kept in each group, mean over seeds."""
     rows = []
     for run in runs.itertuples():
@@ -252,7 +258,7 @@ def kept_shares(runs: pd.DataFrame, records: dict[str, RunRecord]) -> pd.DataFra
     return frame[list(ordered)]
 
 
-def widths(runs: pd.DataFrame, records: dict[str, RunRecord]) -> Figure:
+def widths(runs: pd.DataFrame, records: Mapping[str, RunRecord]) -> Figure:
     """Heat maps of the share of channels kept, layers from left to right, a panel per target."""
     pruned = runs[runs["target"] > 0] if (runs["target"] > 0).any() else runs
     shares = kept_shares(pruned, records)
@@ -277,5 +283,5 @@ def widths(runs: pd.DataFrame, records: dict[str, RunRecord]) -> Figure:
     grid[-1, 0].set_xlabel("groups of channels by the layer that writes them, input to output")
     bar = figure.colorbar(grid[0, 0].collections[0], ax=list(grid[:, 0]), fraction=0.03, pad=0.01)
     bar.set_label("channels kept (%)")
-    _heading(figure, runs, "Kept widths, mean over seeds")
+    heading(figure, runs, "Kept widths, mean over seeds")
     return figure

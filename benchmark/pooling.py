@@ -94,8 +94,8 @@ def pool(blocks: Mapping[Block, Difference]) -> Pooled:
 
 def _pool_note(rows: Mapping[Block, Difference]) -> str:
     kinds = sorted({d.scope for d in rows.values()})
-    reason = "needs 6" if len(rows) < TESTED_BLOCKS else "the hierarchical one is not made here"
-    return f"{len(rows)} blocks: an estimate, no test ({reason}); within blocks {' / '.join(kinds)}"
+    test = "an estimate, no test (needs 6)" if len(rows) < TESTED_BLOCKS else "an estimate"
+    return f"{len(rows)} blocks: {test}; within blocks {' / '.join(kinds)}"
 
 
 def paule_mandel(means: np.ndarray, variances: np.ndarray) -> float:

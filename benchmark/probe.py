@@ -19,7 +19,6 @@ from benchmark.data import Data
 from benchmark.errors import NoProbe
 from benchmark.ledger import FORWARD_SHARE, TRAIN_STEP
 from benchmark.network import Network
-from benchmark.planning import RANDOM_DRAWS
 from benchmark.progress import duration
 from benchmark.record import RunRecord
 from benchmark.schedule import make_optimizer
@@ -96,13 +95,14 @@ class Work:
     aside: float  # passed without training: recalibration, validation, the check of the choice
 
     @classmethod
-    def of(cls, spec: RunSpec, data: Data, optimistic: bool, checked: bool) -> Work:
+    def of(cls, spec: RunSpec, data: Data, optimistic: bool, choices: int) -> Work:
+        """`choices`: networks that the check of the choice judges."""
         epoch = len(data.train)
         allowed = round(spec.budget_epochs * epoch)
         forward = int(FORWARD_SHARE * allowed)
         calibrated = min(epoch, forward, MOST_RECALIBRATION)
         read = spec.recovery.epochs * (len(data.val) + optimistic * len(data.test))
-        judged = (RANDOM_DRAWS + 2) * (calibrated + len(data.val)) if checked else 0
+        judged = choices * (calibrated + len(data.val))
         return cls(1 - spec.flops_reduction, allowed, forward, calibrated + read + judged)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError
 
@@ -20,6 +21,8 @@ from methods.api import Plan
 
 RECORD = "record.json"
 DEEPEST = 64  # levels of JSON; Python's own functions fail at a thousand, each in its way
+# What `check_plain` looks for, seen in bytes: only JSON where one of these occurs can hold it.
+SUSPECT = re.compile(rb"\\u|\x00|NaN|Infinity|(?:^|[\s:,\[])-?\d+(?:\.\d+)?[eE]\+?\d{3}|\d{200}")
 
 
 class Accuracy(Frozen):
@@ -47,14 +50,18 @@ class BestVal(Frozen):
 
 
 class SelectionCheck(Frozen):
-    """Validation accuracy after BN recalibration, without recovery, at the method's own widths:
-    of its choice, of its inverse, and of random draws."""
+    """Validation accuracy after BN recalibration, without recovery: at the method's own widths of
+    its choice, of its inverse and of random draws, and of random draws at uniform widths."""
+
+    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"uniform", "uniform_percentile"})
 
     score: float
     inverse: float | None
     random: list[float]
     percentile: float  # share of random draws that the choice beats; ties count half
     informative: bool | None  # None: no inverse
+    uniform: list[float] | None = None  # equal to `random` where its own widths are uniform
+    uniform_percentile: float | None = None
 
 
 class SeedAgreement(Frozen):
@@ -105,6 +112,14 @@ class RunRecord(Frozen):
     environment: dict[str, Any]
     seconds: float
     command: str
+
+    @property
+    def networks_judged(self) -> int:
+        """By the check of the choice, each recalibrated once."""
+        if (check := self.selection) is None:
+            return 0
+        more = [] if check.uniform in (None, check.random) else check.uniform or []
+        return 1 + (check.inverse is not None) + len(check.random) + len(more)
 
 
 class Newer(BadInput):
@@ -168,8 +183,20 @@ def parse_json(raw: bytes) -> Any:
         content = json.loads(raw.decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    check_plain(content)
+    if SUSPECT.search(raw) or _is_deep(content):
+        check_plain(content)
     return content
+
+
+def _is_deep(content: Any) -> bool:
+    """Whether containers nest so deeply that what they hold could be a level too deep."""
+    level = [content] if isinstance(content, dict | list) else []
+    for _ in range(DEEPEST - 1):
+        values = (v for c in level for v in (c.values() if isinstance(c, dict) else c))
+        level = [v for v in values if isinstance(v, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def check_plain(content: Any) -> None:

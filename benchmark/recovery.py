@@ -12,10 +12,12 @@ from benchmark.checkpoint import Moment
 from benchmark.context import Context
 from benchmark.evaluation import Evaluation, evaluate
 from benchmark.images import BatchSource
+from benchmark.network import Network
 from benchmark.phase import EpochRow
 from benchmark.record import (
     Accuracy,
     BestVal,
+    Dense,
 )
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Store
@@ -62,6 +64,17 @@ class BestEpoch:
         self.weights = moment.tensors
         self.val, self.epoch = moment.facts["val"], moment.facts["epoch"]
         self.seen = [(epoch, top1) for epoch, top1 in moment.facts["seen"]]
+
+
+def read_start(
+    net: Network, dense: Dense, trainer: Trainer, test: BatchSource
+) -> dict[str, np.ndarray]:
+    """Predictions of the dense network per image, before the method sees it. Its accuracy is in the
+    record already; nothing is chosen by them. A random start has nothing to predict."""
+    arrays: dict[str, np.ndarray] = {}
+    if dense.accuracy is not None:
+        read_point(net.dense(), "dense", trainer, test, arrays)
+    return arrays
 
 
 def recover(

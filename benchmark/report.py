@@ -5,74 +5,150 @@ Same records, same bytes: no clock, no host, sorted rows, fixed decimals.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
 
-from benchmark import columns, frames, looks, plots
+from benchmark import (
+    across,
+    against,
+    againstpage,
+    export,
+    frontpage,
+    looks,
+    page,
+    plots,
+    statplots,
+)
+from benchmark import block as blocks
 from benchmark.cli import DONE, console, run_app, warn_of_damage
+from benchmark.columns import LEADERBOARD, Column, names
+from benchmark.derived import PICTURES, TABLES, Derived, derive
 from benchmark.errors import BadInput
-from benchmark.files import write_text
+from benchmark.files import write_bytes, write_text
 from benchmark.store import Store
-from benchmark.tables import csv_text, latex_page, markdown_page, markdown_table, terminal_table
+from benchmark.tables import csv_text, markdown_table, terminal_table
 
 __all__ = ["build", "main", "markdown_table", "terminal_table"]
 
+DESCRIBED = {
+    "leaderboard": "`leaderboard.csv` and `leaderboard/DATA-ARCH.csv`: one row per cell",
+    "runs": "`leaderboard/runs.csv`: one row per run",
+}
 MANIFEST = "leaderboard/FILES.txt"  # what the last report wrote: stale files are found by it
-PICTURES = "figures"
+PAGE = "report/index.html"
+Say = Callable[[str], None]
+Frames = dict[str, tuple[pd.DataFrame, list[Column]]]
 
 
-def build(root: Path, png: bool = False) -> list[Path]:
-    """Write tables and figures under `root` and remove those of boards that are gone.
+def quiet(line: str) -> None:
+    """Says nothing."""
+
+
+def build(root: Path, png: bool = False, say: Say = quiet) -> list[Path]:
+    """Write tables, figures and the page under `root`, and remove those of boards that are gone.
 
     Raises:
         BadInput: there is nothing to report.
     """
-    runs = frames.load(root)
-    if runs.empty:
+    found = list(_derived(root, png, say))
+    if not found:
         raise BadInput(f"no results under {root}: run a benchmark first, or pass --results DIR")
-    board = frames.leaderboard(runs)
-    pictures = _draw(root, runs, board, png)
-    texts = _texts(runs, board, pictures)
-    written = [*texts, *(name for names in pictures.values() for name in names)]
+    frames, drawn = _frames(found), [p.file for part in found for p in part.pictures]
+    drawn += _profiles(root, frames, png)
+    files: dict[str, str | bytes] = {**_texts(found, frames), **_parquet(frames)}
+    content = frontpage.content(root, found, frames)
+    files[PAGE] = page.render(content, Store(root).stages)
+    written = [*files, *drawn]
     _remove_stale(root, set(written))
-    for name, text in texts.items():
-        write_text(root / name, text)
+    for name, body in files.items():
+        write_bytes(root / name, body.encode("utf-8") if isinstance(body, str) else body)
     write_text(root / MANIFEST, "".join(f"{name}\n" for name in sorted(written)))
-    drawn = [n for names in pictures.values() for n in names]
-    images = [Path(name).with_suffix(".png") for name in drawn] if png else []
-    return [root / name for name in sorted([*written, MANIFEST, *map(str, images)])]
+    images = [str(Path(name).with_suffix(".png")) for name in drawn] if png else []
+    return [root / name for name in sorted([*written, MANIFEST, *images])]
 
 
-def _texts(
-    runs: pd.DataFrame, board: pd.DataFrame, pictures: dict[str, list[str]]
-) -> dict[str, str]:
-    texts = {
-        "leaderboard.csv": csv_text(board, columns.LEADERBOARD),
-        "leaderboard/runs.csv": csv_text(runs, columns.RUNS),
-        "leaderboard/DICTIONARY.md": columns.dictionary(),
+def _derived(root: Path, png: bool, say: Say) -> Iterator[Derived]:
+    there = blocks.names(root)
+    for i, name in enumerate(there, 1):
+        made = derive(root, name, png)
+        if made is not None:
+            if made.is_new and len(there) > 1:
+                say(f"[{i}/{len(there)}] {name}")
+            yield made
+
+
+def _frames(found: Sequence[Derived]) -> Frames:
+    """Every table, over all blocks, by name."""
+    frames: Frames = {
+        t.name: (pd.concat([part.frame(t.name) for part in found], ignore_index=True), t.columns)
+        for t in TABLES
     }
-    links = {table: [f"../{name}" for name in names] for table, names in pictures.items()}
-    for (data, arch), part in board.groupby(["data", "arch"], sort=True):
-        stem = f"leaderboard/{data}-{arch}"
-        texts[f"{stem}.csv"] = csv_text(part, columns.LEADERBOARD)
-        texts[f"{stem}.md"] = markdown_page(part, f"{data}, {arch}", links)
-        texts[f"{stem}.tex"] = latex_page(part)
-    return texts
+    board = frames["leaderboard"][0]
+    published = against.everything([part.frame("published") for part in found])
+    return frames | {
+        "published": (published, against.COLUMNS),
+        "reproduced": (against.summary(published), against.SUMMARY),
+        "pooled": (across.pooled(frames["differences"][0]), across.POOLED),
+        "ranking": (across.ranking(board), across.RANKING),
+        "stability": (across.stability(board), across.STABILITY),
+        "areas": (across.areas(board), across.AREAS),
+        "profiles": (across.profiles(board), across.PROFILES),
+    }
 
 
-def _draw(root: Path, runs: pd.DataFrame, board: pd.DataFrame, png: bool) -> dict[str, list[str]]:
-    """Draw all figures; their names by table."""
-    names: dict[str, list[str]] = defaultdict(list)
+def _profiles(root: Path, frames: Frames, png: bool) -> list[str]:
+    """Performance profiles: the one figure that speaks of all blocks."""
+    files = []
     with looks.fixed_style():
-        for table, stem, figure in plots.figures(Store(root), runs, board):
-            name = f"{PICTURES}/{stem}.svg"
-            plots.save(figure, root / name, png)
-            names[table].append(name)
-    return dict(names)
+        drawn = statplots.profile_figures(frames["profiles"][0], frames["leaderboard"][0])
+        for stem, _, figure in drawn:
+            files.append(f"{PICTURES}/{stem}.svg")
+            plots.save(figure, root / files[-1], png)
+    return files
+
+
+def _texts(found: Sequence[Derived], frames: Frames) -> dict[str, str]:
+    """Text files by their place below the results directory."""
+    kept = {table.name for table in TABLES} - {"published"}  # as text too, block by block
+    texts = {
+        place(name): _united(name, columns, found) if name in kept else csv_text(frame, columns)
+        for name, (frame, columns) in frames.items()
+    }
+    for part in found:
+        stem = f"leaderboard/{part.name.replace('/', '-')}"
+        texts[f"{stem}.csv"] = _united("leaderboard", LEADERBOARD, [part])
+        texts[f"{stem}.md"] = part.text("page.md")
+        texts[f"{stem}.tex"] = part.text("page.tex")
+    published = frames["published"][0]
+    return texts | {
+        "leaderboard/published.md": againstpage.markdown(published),
+        "leaderboard/published.tex": againstpage.latex(published),
+        "leaderboard/DICTIONARY.md": export.dictionary(
+            [(DESCRIBED.get(n, f"`{place(n)}`"), columns) for n, (_, columns) in frames.items()]
+        ),
+    }
+
+
+def place(table: str) -> str:
+    """Of a table as CSV; the leaderboard itself stands at the top."""
+    return f"{table}.csv" if table == "leaderboard" else f"leaderboard/{table}.csv"
+
+
+def _united(table: str, columns: list[Column], found: Sequence[Derived]) -> str:
+    header = ",".join(names(columns)) + "\n"
+    return header + "".join(part.text(f"{table}.csv") for part in found)
+
+
+def _parquet(frames: Frames) -> dict[str, bytes]:
+    """The same tables for other programs, numbers in full."""
+    return {
+        f"leaderboard/parquet/{name}.parquet": export.parquet(export.arrow(frame, columns))
+        for name, (frame, columns) in frames.items()
+    }
 
 
 def _remove_stale(root: Path, current: set[str]) -> None:
@@ -92,13 +168,13 @@ def main(
     results: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("results"),
     png: Annotated[bool, typer.Option("--png", help="Also write figures as PNG.")] = False,
 ) -> int:
-    """Rebuild leaderboards and figures from the records under --results.
+    """Rebuild leaderboards, figures and the page from the records under --results.
 
     Example: python -m benchmark.report --results results-demo
     """
     screen = console()
     warn_of_damage(Store(results), screen)
-    written = build(results, png)
+    written = build(results, png, lambda line: screen.print(line, highlight=False))
     screen.print(f"{len(written)} files written under {results}", highlight=False, soft_wrap=True)
     return DONE
 

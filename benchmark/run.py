@@ -16,10 +16,9 @@ from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.estimate import is_done
 from benchmark.files import check_writable
-from benchmark.frames import LEAST_SEEDS, leaderboard
+from benchmark.frames import LEAST_SEEDS, leaderboard, load
 from benchmark.launch import preflight, run_grid
-from benchmark.listing import show_grid, show_list
-from benchmark.load import load_results
+from benchmark.listing import added_line, show_grid, show_list
 from benchmark.options import Options, options_from
 from benchmark.progress import counting
 from benchmark.state import OPEN
@@ -56,6 +55,10 @@ def main(
     ] = None,
     preparation: Annotated[
         str | None, typer.Option(help="charged, free, or both: who pays for masks and sparsity.")
+    ] = None,
+    controls: Annotated[
+        bool | None,
+        typer.Option("--controls/--no-controls", help="Controls beside what was asked for."),
     ] = None,
     min_width: Annotated[float | None, typer.Option(help="Share of a group that stays.")] = None,
     optimistic: Annotated[
@@ -133,6 +136,8 @@ def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) ->
         if options.executor == "slurm":
             rehearse_grid(cells, options, screen)
         return DONE
+    if added := added_line(cells):
+        screen.print(added, highlight=False, soft_wrap=True)
     if options.executor == "slurm":
         sent = submit_grid(cells, options, screen)
         if not wait and (sent or on_the_way(cells, options)):
@@ -167,7 +172,7 @@ def show_outcome(
 ) -> None:
     """The leaderboard of this grid, where its files are, and what to try next."""
     warn_of_damage(Store(options.results), screen)
-    runs, _ = load_results(options.results)
+    runs = load(options.results)
     own = runs[runs["run_id"].isin({c.spec.run_id for c in cells})]
     screen.print(report.terminal_table(leaderboard(own)))
     done = sum(is_done(c, options) for c in cells)

@@ -29,6 +29,9 @@ Allocation = Literal["global", "uniform", "listed", "none"]
 Precision = Literal["fp32", "bf16"]
 
 
+HARMLESS = {str, int, float, type(None)}  # most of what a record holds: the quick way out
+
+
 class Frozen(BaseModel):
     """Immutable, and unknown keys are errors.
 
@@ -43,6 +46,8 @@ class Frozen(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if type(value) in HARMLESS:
+            return value
         return refuse_truth(value, cls.model_fields[str(info.field_name)].annotation)
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,22 +94,23 @@ class Store:
     def read(self, spec: RunSpec) -> RunRecord:
         return read_record(self.run_folder(spec) / RECORD)
 
-    def records(self) -> list[RunRecord]:
-        """All that can be read, sorted by place; `damaged` tells of the others.
+    def records(self, block: str = "") -> list[RunRecord]:
+        """All that can be read, of one block (DATA/ARCH) or of all, sorted by place; `damaged`
+        tells of the others.
 
         Raises:
             Newer: one is of a newer schema.
         """
-        paths = [path for path in self.record_paths() if not damage_of(path)]
-        return [read_record(path) for path in paths]
+        return list(readable(self.record_paths(block)))
 
     def damaged(self) -> list[str]:
         """A line for each record that cannot be read."""
         return [reason for path in self.record_paths() if (reason := damage_of(path))]
 
-    def record_paths(self) -> list[Path]:
+    def record_paths(self, block: str = "") -> list[Path]:
         """Of finished runs; not of drafts, nor of what was set aside."""
-        found = (self.root / "runs").glob(f"*/*/*/*/{RECORD}")
+        runs = self.root / "runs"
+        found = (runs / block).glob(f"*/*/{RECORD}") if block else runs.glob(f"*/*/*/*/{RECORD}")
         return sorted(path for path in found if not path.parent.name.startswith("."))
 
     def write(
@@ -139,6 +140,7 @@ class Store:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, dump_json(facts))
+            os.utime(self.run_folder(spec))  # for `block.stamp`
         return path
 
     def measurements(self, spec: RunSpec, kind: str) -> list[dict[str, Any]]:
@@ -180,12 +182,12 @@ class Store:
         """All tries of a run that ended without a record, oldest first."""
         return read_attempts(self.root / "attempts" / spec.folder)
 
-    def last_attempts(self) -> list[Attempt]:
-        """The last attempt of every cell that has no record, sorted by place."""
+    def last_attempts(self, block: str = "*/*") -> list[Attempt]:
+        """The last attempt of every cell of a block, or of all, that has no record, sorted by
+        place."""
         found = []
-        for folder in sorted(
-            {p.parent for p in (self.root / "attempts").glob("*/*/*/*/[0-9]*.json")}
-        ):
+        attempts = self.root / "attempts"
+        for folder in sorted({p.parent for p in attempts.glob(f"{block}/*/*/[0-9]*.json")}):
             tries = read_attempts(folder)
             if tries and not self.has(RunSpec.model_validate(tries[-1].spec)):
                 found.append(tries[-1])
@@ -257,6 +259,21 @@ def damage_of(path: Path) -> str:
     except BadInput as error:
         return str(error)
     return ""
+
+
+def readable(paths: Iterable[Path]) -> Iterator[RunRecord]:
+    """The records at these places, without those that are damaged.
+
+    Raises:
+        Newer: one is of a newer schema.
+    """
+    for path in paths:
+        try:
+            yield read_record(path)
+        except Newer:
+            raise
+        except BadInput:  # `damage_of` says why
+            continue
 
 
 def _set_aside(folder: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from benchmark import archs, baseline
+from benchmark import archs, baseline, controls
+from benchmark.controls import Row
 from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.options import Options
@@ -28,12 +29,14 @@ from methods import build as build_method
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid. `blocked` says why it is n/a or not run; empty: it can run."""
+    """One run of the grid. `blocked` says why it is n/a or not run; empty: it can run. `added`: a
+    control that nobody had to ask for."""
 
     spec: RunSpec
     entry: Entry
     blocked: str = ""
     status: str = "planned"  # or "n/a", "not run"
+    added: bool = False
 
 
 def find_methods(labels: Iterable[str]) -> list[Entry]:
@@ -70,45 +73,48 @@ def precision_of(options: Options) -> Literal["fp32", "bf16"]:
 
 def expand(options: Options, data: Data) -> list[Cell]:
     """The grid, without duplicates, in the order of execution: targets outermost, so that the
-    scoring stages of later targets are there already.
+    scoring stages of later targets are there already; in each what was asked for, then controls.
 
     Raises:
         BadInput: unknown names or settings, targets outside (0, 1).
     """
     entries = find_methods(options.methods)
-    _check_settings(options, entries)
-    for asked in options.flops_reduction:
-        if not 0 < asked < 1:
-            raise BadInput(f"--flops-reduction {asked}: give fractions between 0 and 1, as 0.5")
+    _check_settings(options, [*entries, *(controls.suite() if _has_controls(options) else [])])
+    for cut in options.flops_reduction:
+        if not 0 < cut < 1:
+            raise BadInput(f"--flops-reduction {cut}: give fractions between 0 and 1, as 0.5")
     structure = archs.structure_hash(archs.build(options.arch, data.identity.num_classes))
     arch = ArchIdentity(name=options.arch, structure=structure)
     cells: dict[str, Cell] = {}
     targets: list[float | None] = [*options.flops_reduction] or [None]
     for target in targets:
-        for seed in options.seeds:
-            for preparation in options.preparation:
-                for reconstruct in options.reconstruct:
-                    for entry in entries:
-                        axes = Axes(target, seed, preparation, reconstruct)
-                        cell = plan_cell(options, entry, arch, data, axes)
-                        cells.setdefault(cell.spec.run_id, cell)
+        rows = [
+            Row(entry, target, seed, preparation, reconstruct, options.allocation)
+            for seed in options.seeds
+            for preparation in options.preparation
+            for reconstruct in options.reconstruct
+            for entry in entries
+        ]
+        asked = [(row, plan_cell(options, row, arch, data)) for row in rows]
+        more = controls.beside([(row, cell.spec) for row, cell in asked if not cell.blocked])
+        found = [cell for _, cell in asked]
+        if _has_controls(options):
+            found += [replace(plan_cell(options, row, arch, data), added=True) for row in more]
+        for cell in found:
+            cells.setdefault(cell.spec.run_id, cell)
     return list(cells.values())
 
 
-@dataclass(frozen=True)
-class Axes:
-    """Where in the grid a cell lies; target None: the default, or the paper's."""
-
-    target: float | None
-    seed: int
-    preparation: Literal["charged", "free"]
-    reconstruct: Literal["none", "ls"]
+def _has_controls(options: Options) -> bool:
+    """Tables of the paper track hold what papers published, and what of it comes out again."""
+    return options.controls and options.track != "paper"
 
 
-def plan_cell(options: Options, entry: Entry, arch: ArchIdentity, data: Data, axes: Axes) -> Cell:
+def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cell:
     """One cell by the rules of its track."""
     if options.track == "paper":
-        return _paper_cell(options, entry, arch, data, axes)
+        return _paper_cell(options, row, arch, data)
+    entry = row.entry
     preset = preset_of(options)
     base = override(
         baseline_recipe(preset, data.identity.name), _settings(options, "baseline"), "baseline"
@@ -125,7 +131,7 @@ def plan_cell(options: Options, entry: Entry, arch: ArchIdentity, data: Data, ax
     if options.track == "total" and entry.start == "random":
         params |= _recipe(entry, options.arch).get("params", {})
     method = build_method(entry, params)
-    allocation = _allocation(options, entry)
+    allocation = _allocation(row)
     prunes = allocation != "none"
     can_refit = prunes and start.kind != "random" and not method.refits
     spec = RunSpec(
@@ -136,24 +142,25 @@ def plan_cell(options: Options, entry: Entry, arch: ArchIdentity, data: Data, ax
         start=start,
         allocation=allocation,
         scope=options.scope,
-        flops_reduction=(0.5 if axes.target is None else axes.target) if prunes else 0.0,
+        flops_reduction=(0.5 if row.target is None else row.target) if prunes else 0.0,
         min_width=options.min_width,
         budget_epochs=budget,
-        preparation=axes.preparation if method.prepares else "charged",
+        preparation=row.preparation if method.prepares else "charged",
         recovery=recovery,
         baseline=base if start.kind == "baseline" else None,
-        reconstruct=axes.reconstruct if can_refit else "none",
+        reconstruct=row.reconstruct if can_refit else "none",
         precision=precision_of(options),
         threads=options.threads,
         replicas=options.gpus_per_cell,
         sync_bn=options.sync_bn and options.gpus_per_cell > 1,
-        seeds=_seeds(start, axes.seed),
+        seeds=_seeds(start, row.seed),
     )
     return Cell(spec, entry, *_blocked(options, entry, spec))
 
 
-def _paper_cell(options: Options, entry: Entry, arch: ArchIdentity, data: Data, axes: Axes) -> Cell:
+def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cell:
     """The paper's own recipe from the method's card; overrides are the user's explicit word."""
+    entry = row.entry
     recipe = _recipe(entry, options.arch)
     phases = recipe.get("recovery", {"epochs": 1, "lr": 0.1})
     place = f"{entry.label}: recipe.{options.arch}"
@@ -168,7 +175,7 @@ def _paper_cell(options: Options, entry: Entry, arch: ArchIdentity, data: Data, 
     params = _params(options, entry, recovery.epochs, recipe.get("params", {}))
     prepared = sum(float(params[name]) for name in entry.cls.shares)
     rates = tuple(recipe.get("rates", ()))
-    target = recipe.get("flops_reduction", 0.5) if axes.target is None else axes.target
+    target = recipe.get("flops_reduction", 0.5) if row.target is None else row.target
     spec = RunSpec(
         track="paper",
         method=_identity(entry, params),
@@ -187,7 +194,7 @@ def _paper_cell(options: Options, entry: Entry, arch: ArchIdentity, data: Data, 
         threads=options.threads,
         replicas=options.gpus_per_cell,
         sync_bn=options.sync_bn and options.gpus_per_cell > 1,
-        seeds=_seeds(start, axes.seed),
+        seeds=_seeds(start, row.seed),
     )
     if not recipe:
         return Cell(spec, entry, f"its card has no recipe for {options.arch}", "n/a")
@@ -207,9 +214,9 @@ def _blocked(options: Options, entry: Entry, spec: RunSpec) -> tuple[str, str]:
     return "", "planned"
 
 
-def _allocation(options: Options, entry: Entry) -> Allocation:
-    own = entry.cls.allocations[0]
-    return own if options.allocation == "method" or own == "none" else options.allocation
+def _allocation(row: Row) -> Allocation:
+    own = row.entry.cls.allocations[0]
+    return own if row.allocation == "method" or own == "none" else row.allocation
 
 
 def _start(options: Options, kind: str) -> Start:

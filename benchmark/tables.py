@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-from benchmark.columns import Column
+from benchmark import findings
+from benchmark.columns import BEST_OF, Column
 from benchmark.frames import LEAST_SEEDS, MIXED, MOST_FLOOR, SATURATED
+from benchmark.texts import md, number, signed, tex, tex_cell
 
 Cell = Callable[["pd.Series[Any]"], str]
 Show = tuple[str, Cell]
-
-
-def number(value: object, decimals: int) -> str:
-    """Fixed decimals, no negative zero, empty where there is no figure."""
-    assert isinstance(value, int | float)
-    if math.isnan(value):
-        return ""
-    text = f"{value:.{decimals}f}"
-    return text.lstrip("-") if not text.strip("-0.") else text
 
 
 def csv_text(frame: pd.DataFrame, columns: list[Column]) -> str:
@@ -61,11 +53,7 @@ def _interval(row: pd.Series[Any]) -> str:
 
 
 def _signed(name: str) -> Cell:
-    def show(row: pd.Series[Any]) -> str:
-        text = number(row[name], 2)
-        return text if not text or text.startswith("-") or not text.strip("0.") else f"+{text}"
-
-    return show
+    return lambda row: signed(row[name])
 
 
 def _marks(row: pd.Series[Any]) -> str:
@@ -89,13 +77,14 @@ FIGURES: list[Show] = [
     ("Δ dense", _signed("delta_mean")),
 ]
 INTERVAL: Show = ("95 % interval", _interval)
-RANK: Show = ("Rank", _fixed("rank", 0))
+BEST_N: Show = (f"Best of {BEST_OF}", _fixed("final_best_of"))
+BEST: Show = ("Best?", lambda row: {1.0: "yes", 0.0: "no"}.get(row["near_best"], ""))
 MARKS: Show = ("Marks", _marks)
 TWO_LINES = {
     "FLOPs removed": "FLOPs\ncut", "Params removed": "Params\ncut", "BN recal.": "BN\nrecal.",
     "Final ± sd (n)": "Final\n± sd (n)", "Δ dense": "Δ\ndense",
 }  # fmt: skip
-PAGE = [METHOD, *FIGURES, INTERVAL, RANK, MARKS]
+PAGE = [METHOD, *FIGURES, INTERVAL, BEST_N, BEST, MARKS]
 
 
 def tables(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -123,7 +112,7 @@ def caption(part: pd.DataFrame) -> str:
 
 def notes(frame: pd.DataFrame, in_full: bool = True) -> list[str]:
     """What a reader must know of these rows; each note is derived from their figures. `in_full`:
-    there are columns for interval and rank."""
+    there are columns for interval and the best."""
     found = [
         "Target, FLOPs and parameters: % removed. Accuracy: test top-1 in %, before recovery, "
         "after BN recalibration and after the last recovery epoch (final). ± is the sample "
@@ -134,8 +123,8 @@ def notes(frame: pd.DataFrame, in_full: bool = True) -> list[str]:
         found += [
             "95 % interval: t-interval of the mean over seeds; it covers the spread between seeds, "
             "not that of the test images.",
-            f"Rank: among methods with equal settings, at least {LEAST_SEEDS} seeds each and none "
-            "missing; neighbouring ranks need not differ significantly.",
+            f"Best of {BEST_OF}: what the best of {BEST_OF} such runs is expected to have.",
+            *findings.best_notes(frame),
         ]
     marks, status = "; ".join(frame["marks"]), set(frame["status"])
     conditional: list[tuple[bool, str]] = [
@@ -143,7 +132,7 @@ def notes(frame: pd.DataFrame, in_full: bool = True) -> list[str]:
          f"Dense accuracy above {SATURATED:.0f} %: the board is saturated, differences are not a "
          "ranking, and none is given; this shows that the machinery works."),
         (bool(frame["n"].between(1, LEAST_SEEDS - 1).any()),
-         f"Rows with fewer than {LEAST_SEEDS} seeds have no rank."),
+         f"Rows with fewer than {LEAST_SEEDS} seeds have no rank in the CSV file."),
         ("control" in marks, "Controls are there to be compared with and are not ranked."),
         ("floor-bound" in marks,
          f"Floor-bound: more than {MOST_FLOOR:.0f} % of the groups are at their minimum width, so "
@@ -202,71 +191,76 @@ def _shown(part: pd.DataFrame, shows: list[Show]) -> list[list[str]]:
 # ---- formats -------------------------------------------------------------------------------------
 
 
-def markdown_table(frame: pd.DataFrame) -> str:
-    """Pipe tables of the rows, each under a bold caption and over its notes."""
-    return "\n\n".join(f"**{_md(head)}**\n\n{_pipes(part)}" for head, part in tables(frame)) + "\n"
+def markdown_table(frame: pd.DataFrame, comparisons: pd.DataFrame = findings.NONE) -> str:
+    """Pipe tables of the rows, each under a bold caption and over its notes and verdicts."""
+    parts = [
+        "\n\n".join([f"**{md(head)}**", _pipes(part), *findings.markdown(part, comparisons)])
+        for head, part in tables(frame)
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def markdown_page(frame: pd.DataFrame, title: str, figures: dict[str, list[str]]) -> str:
-    """A page of tables with links to the figures of each, by table."""
-    lines = [f"# {_md(title)}", "Written by `python -m benchmark.report`; edits are lost."]
+def markdown_page(
+    frame: pd.DataFrame,
+    title: str,
+    figures: dict[str, list[str]],
+    comparisons: pd.DataFrame = findings.NONE,
+) -> str:
+    """A page of tables with the verdicts and links to the figures of each, by table."""
+    lines = [f"# {md(title)}", "Written by `python -m benchmark.report`; edits are lost."]
     for head, part in tables(frame):
-        lines += [f"## {_md(head)}", _pipes(part)]
+        lines += [f"## {md(head)}", _pipes(part), *findings.markdown(part, comparisons)]
         for path in figures.get(str(part["table"].iloc[0]), []):
-            lines.append(f"![{_md(path.rsplit('/', 1)[-1])}]({path})")
+            lines.append(f"![{md(path.rsplit('/', 1)[-1])}]({path})")
     return "\n\n".join(lines) + "\n"
 
 
 def _pipes(part: pd.DataFrame) -> str:
-    rows = [[_md(cell) for cell in row] for row in _shown(part, PAGE)]
+    rows = [[md(cell) for cell in row] for row in _shown(part, PAGE)]
     align = ["left", *["right"] * (len(PAGE) - 2), "left"]
-    heads = [_md(name) for name, _ in PAGE]
+    heads = [md(name) for name, _ in PAGE]
     table = tabulate(rows, heads, "pipe", disable_numparse=True, colalign=align)
-    return table + "\n\n" + "\n".join(f"- {_md(note)}" for note in notes(part))
+    return table + "\n\n" + "\n".join(f"- {md(note)}" for note in notes(part))
 
 
-def _md(text: str) -> str:
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", " ".join(text.split()))
-
-
-LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "±": r"$\pm$", "Δ": r"$\Delta$",
-}  # fmt: skip
-
-
-def latex_page(frame: pd.DataFrame) -> str:
-    """A booktabs table per setting; needs the packages booktabs and graphicx."""
+def latex_page(frame: pd.DataFrame, comparisons: pd.DataFrame = findings.NONE) -> str:
+    """A booktabs table per setting, and one of its verdicts; needs booktabs and graphicx."""
     parts = [
         "% Written by python -m benchmark.report; edits are lost. Needs booktabs and graphicx."
     ]
     for head, part in tables(frame):
-        rows = [" & ".join(map(_tex_cell, row)) + r" \\" for row in _shown(part, PAGE)]
+        rows = [" & ".join(map(tex_cell, row)) + r" \\" for row in _shown(part, PAGE)]
         columns = "l" + "r" * (len(PAGE) - 2) + "p{4cm}"
         parts += [
-            r"\begin{table}", r"\centering\scriptsize", rf"\caption{{{_tex(head)}}}",
+            r"\begin{table}", r"\centering\scriptsize", rf"\caption{{{tex(head)}}}",
             rf"\label{{tab:{part['table'].iloc[0]}}}", r"\resizebox{\linewidth}{!}{%",
             rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule", " & ".join(_tex(name) for name, _ in PAGE) + r" \\", r"\midrule",
+            r"\toprule", " & ".join(tex(name) for name, _ in PAGE) + r" \\", r"\midrule",
             *rows, r"\bottomrule", r"\end{tabular}}", "",
-            r"\begin{minipage}{\linewidth}", *(_tex(note) + r"\par" for note in notes(part)),
+            r"\begin{minipage}{\linewidth}", *(tex(note) + r"\par" for note in notes(part)),
             r"\end{minipage}", r"\end{table}", "",
+            *findings.latex(part, comparisons),
         ]  # fmt: skip
     return "\n".join(parts)
 
 
-def _tex(text: str) -> str:
-    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
+def terminal_table(
+    frame: pd.DataFrame, comparisons: pd.DataFrame = findings.NONE
+) -> RenderableType:
+    """For the command line, 100 columns and up: results and verdicts by table, then notes."""
+    shown: list[RenderableType] = []
+    for head, part in tables(frame):
+        shown += [Text(head, style="italic"), _results(part), ""]
+        verdicts = findings.terminal(part, comparisons)
+        if verdicts is not None:
+            shown += [Text("What can be claimed", style="italic"), verdicts, ""]
+    said = [*_lost(frame), *notes(frame, in_full=False)]
+    found = findings.declared(frame, comparisons)
+    said += findings.notes(found) if len(found) else []
+    return Group(*shown, Text("\n".join(said), style="dim"))
 
 
-def _tex_cell(text: str) -> str:
-    return f"$-${text[1:]}" if re.fullmatch(r"-[\d.]+", text) else _tex(text)
-
-
-def terminal_table(frame: pd.DataFrame) -> Table:
-    """For the command line, 100 columns and up."""
+def _results(part: pd.DataFrame) -> Table:
     shows = [METHOD, *FIGURES, ("Marks", _text("marks"))]
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for name, _ in shows:
@@ -278,18 +272,9 @@ def terminal_table(frame: pd.DataFrame) -> Table:
             min_width={"Method": 20, "Marks": 13}.get(name),
             max_width=36 if name == "Method" else None,
         )
-    parts = list(tables(frame))
-    for head, part in parts:
-        if len(parts) > 1:
-            table.add_row()
-            table.add_row(Text(head, style="bold"))
-        controls = set(part.loc[part["control"] == 1, "entry"])
-        for cells in _shown(part, shows):
-            table.add_row(*map(Text, cells), style="dim" if cells[0] in controls else "")
-    table.title = Text(parts[0][0]) if len(parts) == 1 else None
-    table.caption = Text("\n".join(["", *_lost(frame), *notes(frame, in_full=False)]))
-    table.caption_justify = "left"
-    table.caption_style = "dim"
+    controls = set(part.loc[part["control"] == 1, "entry"])
+    for cells in _shown(part, shows):
+        table.add_row(*map(Text, cells), style="dim" if cells[0] in controls else "")
     return table
 
 

@@ -32,6 +32,7 @@ from methods import find
 ARCH, WIDTH = "killnet", 2
 WORDS: dict[str, Any] = {
     "arch": ARCH, "dataset": "digits", "preset": "demo", "epochs": 3, "optimistic": True,
+    "controls": False,
     "set": {"baseline.epochs": 2, "baseline.batch_size": 25, "recovery.batch_size": 25,
             "cpli.num_images": 50, "cpli.positions": 4},
 }  # fmt: skip

@@ -33,6 +33,7 @@ preset = "demo"
 flops_reduction = [0.3, 0.5]
 epochs = 4
 jobs = 2
+controls = false
 [set]
 "baseline.epochs" = 6
 "baseline.batch_size" = 32

@@ -74,7 +74,8 @@ def site(folder: Path, **changes: Any) -> Path:
 
 
 def words(text: str, root: Path, where: Path | None = None) -> list[str]:
-    found = shlex.split(f"--arch resnet8 --dataset digits --preset demo {text} --results {root}")
+    always = "--arch resnet8 --dataset digits --preset demo --no-controls"
+    found = shlex.split(f"{always} {text} --results {root}")
     return found + (["--executor", "slurm", "--site", str(where)] if where else [])
 
 

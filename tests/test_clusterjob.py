@@ -34,6 +34,7 @@ def options(root: Path, **changes: Any) -> Options:
     words = {
         "methods": ["random"], "arch": "resnet8", "dataset": "digits", "preset": "demo",
         "epochs": 3, "results": root, "set": {"baseline.epochs": 1}, "device": "cpu",
+        "controls": False,
     }  # fmt: skip
     return options_from(words | changes)
 

@@ -1,11 +1,21 @@
-"""The controls: random channels, uniform widths from scratch, the dense network trained on."""
+"""The controls: random channels, uniform widths from scratch, the dense network trained on; and how
+they schedule themselves beside what was asked for."""
 
 from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
 
+from benchmark import archs, controls
+from benchmark.listing import added_line
+from benchmark.options import options_from
+from benchmark.sweep import Cell, expand
+from methods import find
 from methods.api import Budget, Plan
 from methods.dense_continue import DenseContinue
 from methods.random import Random
@@ -76,3 +86,134 @@ def test_dense_continue_removes_nothing(
     x, _ = tiny.batch()
     torch.testing.assert_close(net.remove(plan).eval()(x), net(x))
     assert run.ledger.spent == 0
+
+
+# ---- scheduled by themselves ---------------------------------------------------------------------
+
+Place = tuple[str, str, str, str]  # method, allocation, reconstruction, preparation
+
+
+def grid(*methods: str, **words: Any) -> list[Cell]:
+    base = {"arch": "resnet8", "dataset": "digits", "preset": "demo", "methods": list(methods)}
+    return expand(options_from(base | words), tiny.data())
+
+
+def place(cell: Cell) -> Place:
+    spec = cell.spec
+    return spec.method.label, spec.allocation, spec.reconstruct, spec.preparation
+
+
+def added(*methods: str, **words: Any) -> set[Place]:
+    return {place(cell) for cell in grid(*methods, **words) if cell.added}
+
+
+UNIFORM: set[Place] = {
+    ("random", "uniform", "none", "charged"), ("random", "uniform", "ls", "charged"),
+    ("l1norm", "uniform", "none", "charged"), ("l1norm", "uniform", "ls", "charged"),
+    ("width_scaling", "uniform", "none", "charged"), ("dense_continue", "none", "none", "charged"),
+}  # fmt: skip
+GLOBAL: set[Place] = {
+    ("random", "global", "none", "charged"), ("random", "global", "ls", "charged"),
+    ("l1norm", "global", "none", "charged"), ("l1norm", "global", "ls", "charged"),
+    ("width_scaling", "uniform", "none", "charged"),  # has widths of its own only
+    ("dense_continue", "none", "none", "charged"),
+}  # fmt: skip
+FREE = ("whitebox", "global", "none", "free")
+
+
+def test_controls_stand_at_every_allocation_that_the_methods_have() -> None:
+    assert added("hrank") == UNIFORM
+    assert added("whitebox") == GLOBAL | {FREE}
+    assert added("hrank", "whitebox") == UNIFORM | GLOBAL | {FREE}
+    assert added("hrank", "whitebox", allocation="global") == GLOBAL | {FREE}
+
+
+def test_what_was_asked_for_comes_first_and_targets_are_outermost() -> None:
+    cells = grid("hrank", "whitebox", flops_reduction=[0.3, 0.5], seeds=[0, 1])
+    order = [(c.spec.flops_reduction, c.added) for c in cells if c.spec.flops_reduction]
+    assert order == sorted(order)
+    per_target = 1 + 4 + 4 + 1  # free, two allocations, width_scaling; dense_continue has no target
+    assert len(cells) == 2 * (2 * (2 + per_target) + 1)
+    assert len({c.spec.run_id for c in cells}) == len(cells)
+    for seed in (0, 1):
+        assert sum(c.spec.seeds.run == seed for c in cells) == len(cells) / 2
+
+
+def test_what_was_asked_for_is_no_addition_and_only_what_is_missing_is_added() -> None:
+    cells = grid("random", "dense_continue", allocation="global", reconstruct=["ls"])
+    asked = {place(c) for c in cells if not c.added}
+    dense = ("dense_continue", "none", "none", "charged")
+    assert asked == {("random", "global", "ls", "charged"), dense}
+    assert {place(c) for c in cells} == GLOBAL
+    free = grid("whitebox", preparation=["free"])
+    assert [place(c) for c in free if not c.added] == [FREE]
+    assert {place(c) for c in free if c.added} == GLOBAL | {(*FREE[:3], "charged")}
+
+
+def test_asking_for_everything_leaves_nothing_to_add() -> None:
+    both = {"reconstruct": ["none", "ls"], "preparation": ["charged", "free"]}
+    names = ("hrank", "cpli", "l1norm", "random", "width_scaling", "dense_continue")
+    assert added(*names, **both) == set()
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        (["whitebox", "cpli"], {"controls": False}),
+        (["whitebox:official"], {"arch": "resnet56", "track": "paper"}),
+        (["whitebox:official"], {}),  # n/a in the common track
+        (["cpli"], {"allocation": "global"}),  # n/a
+        (["l1norm"], {"track": "total", "device": "cpu"}),  # not run
+        (["dense_continue"], {}),  # nothing is pruned
+    ],
+)
+def test_where_there_is_nothing_to_control_nothing_is_added(
+    methods: list[str], words: dict[str, Any]
+) -> None:
+    cells = grid(*methods, **words)
+    assert [c.added for c in cells] == [False] * len(methods)
+
+
+def test_the_total_track_has_controls_where_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmark.options.Options.kind_of_device", lambda _: "cuda")
+    assert added("hrank", track="total") == UNIFORM
+
+
+def test_a_control_that_cannot_run_says_why(tmp_path: Path) -> None:
+    torch.save(archs.build("resnet8", tiny.CLASSES).state_dict(), tmp_path / "net.pt")
+    cells = grid("hrank", checkpoint=tmp_path / "net.pt")
+    (scratch,) = [c for c in cells if c.spec.method.name == "width_scaling"]
+    assert (scratch.status, scratch.added) == ("n/a", True)
+    assert "how long the checkpoint was trained" in scratch.blocked
+    assert {c.status for c in cells if c is not scratch} == {"planned"}
+
+
+def test_a_users_own_file_has_controls_beside_it(tmp_path: Path) -> None:
+    own = "from methods.l1norm import L1Norm\nclass Mine(L1Norm):\n    pass\n"
+    (tmp_path / "mine.py").write_text(own)
+    assert added(str(tmp_path / "mine.py")) == UNIFORM
+
+
+def test_cards_alone_say_what_a_control_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPLI as a control and HRank as a reference: of ours none is left."""
+    heads = {"cpli": {"kind": "control"}, "hrank": {"reference": True}, "l1norm": {}}
+
+    def told(name: str) -> Any:
+        return dataclasses.replace(find(name), card={"card": {"title": name} | heads[name]})
+
+    monkeypatch.setattr(controls, "names", lambda: sorted(heads))
+    monkeypatch.setattr(controls, "find", told)
+    assert added("slimming", allocation="uniform") == {
+        ("slimming", "uniform", "none", "free"), ("cpli", "uniform", "none", "charged"),
+        ("cpli", "uniform", "none", "free"), ("hrank", "uniform", "none", "charged"),
+        ("hrank", "uniform", "ls", "charged"),
+    }  # fmt: skip
+
+
+def test_one_line_says_what_was_added_and_how_to_do_without() -> None:
+    assert added_line(grid("whitebox")) == (
+        "7 cells added as controls: whitebox (preparation free), dense_continue, l1norm, "
+        "l1norm + ls, random, random + ls, width_scaling; --no-controls leaves them out"
+    )
+    assert "random + ls x2, " in added_line(grid("hrank", seeds=[0, 1]))
+    assert added_line(grid("whitebox", controls=False)) == ""

@@ -33,8 +33,9 @@ from benchmark.estimate import (
 )
 from benchmark.listing import show_grid
 from benchmark.options import Options, options_from
-from benchmark.planning import scores_key
+from benchmark.planning import RANDOM_DRAWS, scores_key
 from benchmark.probe import OF_FEW, OF_MANY, PROBED, Probe, Seconds, Timed, Work, among, thinner
+from benchmark.record import SelectionCheck
 from benchmark.store import Stage, Store
 from benchmark.sweep import Cell, expand
 from methods.api import Method
@@ -70,7 +71,7 @@ def images() -> Data:
 def options(root: Path, **words: Any) -> Options:
     fields = {
         "methods": ["random"], "arch": "resnet8", "dataset": "digits", "preset": "demo",
-        "device": "cpu", "epochs": 1.0, "results": root,
+        "device": "cpu", "epochs": 1.0, "results": root, "controls": False,
     }  # fmt: skip
     return options_from(fields | words)
 
@@ -84,6 +85,15 @@ def row(phase: str, kind: str, images: int, seconds: float, requested: int = 0) 
             "seconds": seconds, "requested": requested or images}  # fmt: skip
 
 
+def checked_at(allocation: str) -> SelectionCheck:
+    """The check of a choice as a run of today makes it."""
+    uniform = 0.4 if allocation == "uniform" else 0.3
+    return SelectionCheck(
+        score=0.5, inverse=0.3, random=[0.4] * RANDOM_DRAWS, percentile=1.0, informative=True,
+        uniform=[uniform] * RANDOM_DRAWS, uniform_percentile=1.0,
+    )  # fmt: skip
+
+
 def remember(
     root: Path, cell: Cell, seconds: float, *before: dict[str, Any], **changes: Any
 ) -> None:
@@ -94,7 +104,8 @@ def remember(
     spent = {"allowed": left, "charged": left, "free": 0, "rows": rows}
     cls = cell.entry.cls
     scores = cls.prune is Method.prune
-    fields: dict[str, Any] = {"environment": HERE, "spent": spent}
+    check = checked_at(cell.spec.allocation)
+    fields: dict[str, Any] = {"environment": HERE, "spent": spent, "selection": check}
     for name, there in (
         ("selection", scores and cls.informed),
         ("seed_agreement", scores and cls.informed and cls.stochastic),
@@ -138,14 +149,25 @@ def test_the_images_of_the_check_of_the_choice_grow_with_the_budget(tmp_path: Pa
     assert found.middle == pytest.approx(30 + PACE * (2 * TRAIN + aside / 3))
 
 
+def test_draws_at_uniform_widths_that_an_earlier_run_did_not_make_are_paid_for(
+    tmp_path: Path,
+) -> None:
+    words: dict[str, Any] = {"methods": ["l1norm"], "allocation": "global"}
+    (first,) = grid(options(tmp_path, **words))
+    earlier = checked_at("global").model_copy(update={"uniform": None, "uniform_percentile": None})
+    remember(tmp_path, first, 30.0, selection=earlier)
+    (found,) = seconds_of(options(tmp_path, **words, seeds=[1]))
+    assert found.middle == pytest.approx(30 + PACE * RANDOM_DRAWS * (64 + VAL) / 3)
+
+
 def test_preparation_is_charged_or_granted(tmp_path: Path) -> None:
     (first,) = grid(options(tmp_path, methods=["slimming"], epochs=2.0))
-    remember(tmp_path, first, 30.0, row("prepare-1", "charged", TRAIN, 5.0))
+    remember(tmp_path, first, 40.0, row("prepare-1", "charged", TRAIN, 5.0))
     (same,) = seconds_of(options(tmp_path, methods=["slimming"], epochs=2.0, seeds=[1]))
     chosen = options(tmp_path, methods=["slimming"], epochs=2.0, preparation=["free"])
     (granted,) = seconds_of(chosen)
-    assert same.middle == pytest.approx(30)
-    assert granted.middle == pytest.approx(30 + PACE * TRAIN)  # recovery keeps its images
+    assert same.middle == pytest.approx(40)
+    assert granted.middle == pytest.approx(40 + PACE * TRAIN)  # recovery keeps its images
 
 
 def test_longer_preparation_takes_longer_and_leaves_less(tmp_path: Path) -> None:
@@ -489,7 +511,7 @@ def test_more_epochs_never_pass_fewer_images(epochs: float, more: float) -> None
     def work(count: float) -> Work:
         recovery = spec.recovery.model_copy(update={"epochs": count})
         changes = {"budget_epochs": count, "recovery": recovery}
-        return Work.of(spec.model_copy(update=changes), images(), False, True)
+        return Work.of(spec.model_copy(update=changes), images(), False, 7)
 
     less, longer = work(epochs), work(epochs + more)
     assert less.allowed <= longer.allowed

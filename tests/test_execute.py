@@ -100,7 +100,9 @@ def test_predictions_give_the_recorded_accuracies(results: Path) -> None:
     spec = make_spec("whitebox")
     record = Store(results).read(spec)
     arrays = np.load(Store(results).run_folder(spec) / "predictions.npz")
+    assert record.dense.accuracy is not None
     for point, figures in (
+        ("dense", record.dense.accuracy),
         ("before", record.before_recovery),
         ("recalibrated", record.recalibrated),
         ("final", record.final),
@@ -214,7 +216,8 @@ def test_optimistic_adds_a_measurement_and_changes_nothing(results: Path, tmp_pa
 def test_the_test_split_is_read_at_three_points_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dense, before recovery, after recalibration, at the end (last and best validation epoch)."""
+    """Dense (accuracy once for all, then per image), before recovery, after recalibration, at the
+    end (last and best validation epoch)."""
     reads = []
     original = evaluate
 
@@ -226,7 +229,7 @@ def test_the_test_split_is_read_at_three_points_only(
     for module in ("recovery", "baseline", "evaluation"):
         monkeypatch.setattr(f"benchmark.{module}.evaluate", spy)
     go(make_spec("whitebox"), tmp_path)
-    assert len(reads) == 1 + 2 + 2
+    assert len(reads) == 2 + 2 + 2
 
 
 def test_shuffled_test_labels_change_no_choice(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from benchmark.archs import build, load_weights
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.load import find_run, load_pruned, rebuild, run_id_of
-from benchmark.record import RunRecord, parse_plan, read_plan, read_record
+from benchmark.record import RunRecord, parse_json, parse_plan, read_plan, read_record
 from benchmark.store import Stage, Store
 
 V1 = Path(__file__).parent / "records" / "v1"
@@ -203,3 +203,31 @@ def test_strange_strides_do_not_change_the_digest_of_weights() -> None:
     strange = torch.tensor([0.5, 1.5]).as_strided((2, 1), (1, 0))
     assert strange.is_contiguous()
     assert weights_digest({"w": strange}) == weights_digest({"w": plain})
+
+
+@pytest.mark.parametrize(
+    ("text", "is_plain"),
+    [
+        ("[1e308, 1e-999, 0.5]", True),
+        ('"a ± b"', True),
+        ('"1e999 is a word"', True),
+        ("[" * 63 + "1" + "]" * 63, True),
+        ("[" * 64 + "1" + "]" * 64, False),
+        ('{"a":' * 64 + "1" + "}" * 64, False),
+        ("1e999", False),
+        ("[-1.5E+999]", False),
+        ("9" * 309, False),
+        ("1" * 290 + "e20", False),
+        ("[NaN]", False),
+        ("-Infinity", False),
+        (r'"\u0000"', False),
+        (r'"\ud800"', False),
+    ],
+)
+def test_the_quick_look_at_json_lets_nothing_through(text: str, is_plain: bool) -> None:
+    """`parse_json` looks at every value only where the bytes give cause."""
+    if is_plain:
+        assert parse_json(text.encode()) == json.loads(text)
+    else:
+        with pytest.raises(ValueError, match=r"."):
+            parse_json(text.encode())

@@ -6,6 +6,7 @@ import io
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,11 @@ import pytest
 import synthetic as made
 from rich.console import Console
 
-from benchmark import columns, frames, report, tables
+from benchmark import columns, comparisons, findings, frames, report, standing, tables
 from benchmark.cli import BAD_INPUT, invoke
+from benchmark.comparisons import PAYS
 from benchmark.errors import BadInput
+from benchmark.paired import CONDITIONAL, CROSSED
 from benchmark.record import RunRecord, SelectionCheck
 from benchmark.spec import Seeds, Start
 from benchmark.store import Store
@@ -326,3 +329,111 @@ def test_a_choice_that_random_draws_match_is_marked_and_explained() -> None:
     board = board_of(run)
     assert "no better than random draws" in board["marks"].iloc[0]
     assert any(note.startswith("No better than random draws") for note in tables.notes(board))
+
+
+# ---- paired statistics ---------------------------------------------------------------------------
+
+
+def compared(method: str, reference: str, mean: float, word: str, **changes: Any) -> dict[str, Any]:
+    """A declared comparison at 50 %, with an interval of one point to either side."""
+    return {
+        "table": "t", "target": 50, "entry": method, "method": method, "cell": method,
+        "reference": reference, "reference_method": reference, "reference_cell": reference,
+        "family": "declared", "n": 5, "images": 100, "mean": mean, "low_95": mean - 1,
+        "high_95": mean + 1, "verdict": word, "scope": CROSSED, "per_seed": "0:+1.00 1:-2.00",
+    } | changes  # fmt: skip
+
+
+@pytest.fixture
+def judged() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A board, and what predictions would have told of it."""
+    runs = made.three("random", (0.9,) * 3) + made.three("hrank", (0.95,) * 3, title=UGLY)
+    board = board_of(*runs, *made.three("slimming", (0.8,) * 3))
+    board["cell"], board["table"] = board["method"], "t"
+    standings = frames.typed([{"cell": "hrank", "lead": 15, "near_best": 1},
+                              {"cell": "slimming", "lead": -15, "near_best": 0}],
+                             standing.COLUMNS)  # fmt: skip
+    rows = [
+        compared("hrank", "random", 5, "better", entry=UGLY),
+        compared("slimming", "random", -0.104, "undecided", scope=CONDITIONAL, n=2),
+        compared("slimming", "hrank", 9, "worse", family="exploratory"),
+    ]
+    return frames.with_standings(board, standings), frames.typed(rows, comparisons.COLUMNS)
+
+
+def test_best_of_three_by_hand(records: list[RunRecord]) -> None:
+    board = board_of(*records)
+    assert line(board, "l1norm")["final_best_of"] == pytest.approx(92)  # of 90, 92, 91
+    assert math.isnan(line(board, "hrank", 70)["final_best_of"])
+    four = [made.record(made.spec("hrank", i), v) for i, v in enumerate([0.9, 0.91, 0.92, 0.95])]
+    wanted = (92 + 95 + 95 + 95) / 4
+    assert line(board_of(*four), "hrank")["final_best_of"] == pytest.approx(wanted)
+    row = next(x for x in tables.markdown_table(board).splitlines() if x.startswith("| l1norm"))
+    heads = tables.markdown_table(board).splitlines()[2]
+    place = [cell.strip() for cell in heads.split("|")].index("Best of 3")
+    assert row.split("|")[place].strip() == "92.00"
+
+
+def test_groups_near_the_best_stand_in_place_of_ranks(
+    judged: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    board, _ = judged
+    assert board.set_index("method")["lead"].to_dict() == pytest.approx(
+        {"hrank": 15, "random": math.nan, "slimming": -15}, nan_ok=True
+    )
+    text = tables.markdown_table(board)
+    rows = {row.split("|")[1].strip()[:6]: row for row in text.splitlines() if row[:2] == "| "}
+    place = [cell.strip() for cell in rows["Method"].split("|")].index("Best?")
+    assert [rows[name].split("|")[place].strip() for name in ("slimmi", "random")] == ["no", ""]
+    assert next(row for row in text.splitlines() if row.startswith("| A")).count(" yes |") == 1
+    assert "not separable from the best" in text
+    assert f"Best? with fewer than 5 seeds: {CONDITIONAL}." in text
+    assert "Rank" not in text.split("\n\n")[1]
+    assert "not separable" not in tables.markdown_table(board.assign(near_best=math.nan))
+
+
+def test_a_page_says_what_can_be_claimed(judged: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    text = tables.markdown_page(judged[0], "x", {}, judged[1])
+    assert r"- Target 50 %: better: A\|B & 50 % of\_x" in text
+    assert "than random; undecided: 1 of 2 comparisons." in text
+    assert "| **better**, +5.00 (4.00 to 6.00)" in text
+    assert r"| undecided, -0.10 \[+1.00 -2.00\] (-1.10 to 0.90)" in text
+    assert f"With fewer than 5 seeds, intervals speak of {CONDITIONAL}" in text
+    assert "worse" not in text.split("### What")[1].split("Verdicts:")[0]  # exploratory
+    assert "### What" not in tables.markdown_page(judged[0], "x", {})
+    assert tables.markdown_page(judged[0].assign(table="other"), "x", {}, judged[1]).count("#") == 4
+
+
+def test_verdicts_in_latex_have_columns_and_are_escaped(
+    judged: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    text = tables.latex_page(*judged)
+    assert r"\multicolumn{3}{c}{against random}" in text
+    assert r"\cmidrule(lr){3-5}" in text
+    assert r"$-$0.10 [+1.00 $-$2.00] & $-$1.10 to 0.90 & undecided \\" in text
+    part = text.split("What can be claimed")[1]
+    assert r"A\textbar{}B \& 50 \% of\_x" in part
+    assert r"Target 50 \%: better" in part
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
+    assert tables.latex_page(judged[0]).count(r"\begin{table}") == 1
+
+
+def test_verdicts_on_the_terminal(judged: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(tables.terminal_table(*judged))
+    text = console.export_text()
+    assert "better +5.00" in text
+    assert "undecided -0.10 [+1.00" in text
+    assert "What can be claimed" in text
+    assert " ".join(text.split()).endswith("The differences of all seeds stand in brackets.")
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_comparisons_without_seeds_and_who_pays_are_explained() -> None:
+    rows = [compared("hrank", "random", 1, PAYS), compared("x", "random", math.nan, "", n=0,
+            note="no seed in common")]  # fmt: skip
+    found = frames.typed(rows, comparisons.COLUMNS)
+    assert findings.claims(found) == ["Target 50 %: depends on who pays: 1."]
+    said = findings.notes(found)
+    assert "x against random, target 50 %: no seed in common." in said
+    assert any(text.startswith("Depends on who pays: the sign") for text in said)

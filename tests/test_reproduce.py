@@ -33,6 +33,7 @@ from methods import find
 
 QUICK: dict[str, Any] = {
     "arch": "resnet8", "preset": "demo", "epochs": 0.2, "flops_reduction": [0.3],
+    "controls": False,
     "set": {"baseline.epochs": 0.3, "baseline.batch_size": 32, "recovery.batch_size": 8},
 }  # fmt: skip
 OTHER = "Some other processor"

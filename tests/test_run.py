@@ -29,7 +29,7 @@ from benchmark.tasks import command_of
 
 QUICK = shlex.split(
     "--arch resnet8 --dataset digits --preset demo --epochs 0.5 --set baseline.epochs=1 "
-    "--set baseline.batch_size=32"
+    "--set baseline.batch_size=32 --no-controls"
 )
 
 
@@ -276,6 +276,7 @@ def test_recorded_commands_name_no_place_of_this_machine(tmp_path: Path) -> None
     words = {
         "methods": ["l1norm"], "arch": "resnet8", "dataset": "imagefolder", "preset": "demo",
         "data_dir": tmp_path, "data_name": "mine", "checkpoint": checkpoint, "results": tmp_path,
+        "controls": False,
     }  # fmt: skip
     torch.save(archs.build("resnet8", 4).state_dict(), checkpoint)
     options = options_from(words)

@@ -22,6 +22,7 @@ SLURM = Path(__file__).parents[1] / "slurm"
 TEMPLATE = SLURM / "sites" / "template.toml"
 SITES = sorted(p for p in (SLURM / "sites").glob("*.toml") if p != TEMPLATE)
 SWEEPS = sorted((SLURM / "sweeps").glob("*.toml"))
+CONTROLS = {"random", "width_scaling", "dense_continue"}
 
 
 def site(**keys: Any) -> Site:
@@ -180,7 +181,10 @@ def cifar10(data: Data) -> Data:
 def test_sweeps_of_the_repository_expand(path: Path, tiny_data: Data) -> None:
     options = options_from({}, path)
     assert options.arch in ARCHS
-    cells = expand(options, cifar10(tiny_data))
+    grid = expand(options, cifar10(tiny_data))
+    cells = [c for c in grid if not c.added]
+    controls = {c.entry.label for c in grid if c.added and c.entry.is_control}
+    assert controls == (set() if options.track == "paper" else CONTROLS)
     targets = len(options.flops_reduction) or 1
     assert 0 < len(cells) <= len(options.methods) * targets * len(options.seeds)
     planned = {c.entry.label for c in cells if c.status == "planned"}

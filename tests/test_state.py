@@ -301,6 +301,7 @@ def test_retry_goes_on_from_any_working_directory_with_the_settings_of_the_grid(
     (home / "stop").touch()
     monkeypatch.chdir(home)
     words = "--arch resnet8 --dataset digits --preset demo --epochs 0.5 --set baseline.epochs=1"
+    words += " --no-controls"
     grid = ["--methods", "./mine.py,l1norm", *words.split(), "--jobs", "1", "--results", "r"]
     assert invoke(run.main, grid) == FAILED
     (home / "stop").unlink()

@@ -14,7 +14,9 @@ from benchmark.errors import BadInput
 from benchmark.options import Options, options_from
 from benchmark.sweep import Cell, expand
 
-BASE: dict[str, Any] = {"arch": "resnet8", "dataset": "digits", "preset": "demo"}
+BASE: dict[str, Any] = {
+    "arch": "resnet8", "dataset": "digits", "preset": "demo", "controls": False,
+}  # fmt: skip
 
 
 def cells_of(**words: Any) -> list[Cell]:
@@ -61,6 +63,7 @@ def test_a_config_file_is_the_flags(tmp_path: Path) -> None:
     config = tmp_path / "grid.toml"
     config.write_text(
         'methods = ["hrank"]\narch = "resnet8"\ndataset = "digits"\npreset = "demo"\n'
+        "controls = false\n"
         '[set]\n"hrank.num_images" = 100\n'
     )
     from_file = expand(options_from({}, config), tiny.data())

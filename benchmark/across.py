@@ -1,0 +1,293 @@
+"""What holds over several blocks, (data, architecture) pairs: made from finished frames alone.
+
+Rows stand together that agree in `blockwise.SETTING`, and a method is one in `blockwise.METHOD`.
+The paper track is left out: every method there has its own recipe. Statistics:
+benchmark/pooling.py and hierarchical.py (DECISIONS 31).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmark import frames, pooling
+from benchmark.blockwise import METHOD, SETTING
+from benchmark.columns import POINTS, SPEC, Column
+from benchmark.hierarchical import outlook
+from benchmark.matchups import Row
+from benchmark.paired import MARGIN, Difference, Interval, Spread
+from benchmark.pooling import RANKED_BLOCKS, TESTED_BLOCKS, Score
+
+RATIOS = (1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 5.0)
+_SPEC = {c.name: c for c, _ in SPEC}
+_SETTING = [_SPEC[name] for name in SETTING]
+_METHOD = [Column("title", "name of the method"), *[_SPEC[name] for name in METHOD]]
+
+POOLED: list[Column] = [
+    *_SETTING,
+    *_METHOD,
+    Column("reference_method", "what it is compared with"),
+    Column("blocks", "(data, architecture) pairs", "", 0),
+    Column("mean", "random-effects mean over blocks of method minus reference, test top-1 after "
+           "recovery; from 2 blocks", POINTS, 3),
+    Column("low_95", "lower end of its 95 % interval", POINTS, 3),
+    Column("high_95", "upper end", POINTS, 3),
+    Column("between", "standard deviation of true differences between blocks", POINTS, 3),
+    *[Column(f"p_{name}", f"from {TESTED_BLOCKS} blocks: probability that in a new block the method"
+             f" is {what}", "", 4)
+      for name, what in (("better", f"better by more than {MARGIN} points"),
+                         ("equivalent", f"within {MARGIN} points"),
+                         ("worse", f"worse by more than {MARGIN} points"))],
+    Column("verdict", f"from {TESTED_BLOCKS} blocks: what has a probability of 95 %"),
+    Column("per_block", "difference of each block, points"),
+    Column("shrunk", "the same drawn towards the mean by partial pooling"),
+    Column("note", "scope, and what limits the estimate"),
+]  # fmt: skip
+RANKING: list[Column] = [
+    *_SETTING,
+    *_METHOD,
+    Column("rank", "by accuracy, over all blocks", "", 0),
+    Column("accuracy", "test top-1 after recovery, mean over targets and blocks", "% of images", 2),
+    Column("targets", "requested FLOPs reductions, % of dense MACs"),
+    Column("withheld", "why there is no ranking"),
+]
+STABILITY: list[Column] = [
+    *_SETTING,
+    Column("across", "what differs: targets or architectures"),
+    Column("data", "name of the data set"),
+    *[Column(f"{name}{i}", f"{what} of {'one' if i == 1 else 'the other'} order", unit, decimals)
+      for i in (1, 2)
+      for name, what, unit, decimals in (("arch_", "architecture", "", None),
+                                         ("target_", "target", "% of dense MACs", 2))],
+    Column("tau", "Kendall's tau-b of the two orders of methods by accuracy", "", 3),
+    Column("methods", "methods at both", "", 0),
+    Column("note", "saturated: one of the boards is, and its order means little"),
+]  # fmt: skip
+AREAS: list[Column] = [
+    *_SETTING,
+    Column("data", "name of the data set"),
+    Column("arch", "architecture"),
+    *_METHOD,
+    Column("control", "1: a control", "", 0),
+    Column("area", "mean test top-1 over the logarithm of the FLOPs that remain, over the range "
+           "that all rows of the block cover", "% of images", 2),
+    Column("left_low", "its lower end", "% of dense MACs", 2),
+    Column("left_high", "its upper end", "% of dense MACs", 2),
+    Column("refused", "why there is none"),
+]  # fmt: skip
+PROFILES: list[Column] = [
+    *_SETTING,
+    *_METHOD,
+    Column("cells", "(data, architecture, target) cells", "", 0),
+    Column("ratio", "of a method's error to the smallest error of the cell", "ratio", 2),
+    Column("share", "cells in which the method's ratio is at most this; a cell that it lacks "
+           "counts against it", "% of cells", 1),
+]  # fmt: skip
+
+
+# ---- differences ---------------------------------------------------------------------------------
+
+
+def pooled(differences: pd.DataFrame) -> pd.DataFrame:
+    """From rows of benchmark/blockwise.py of all blocks: one row per method and reference."""
+    key = [*SETTING, *METHOD, "reference_method"]
+    parts = differences.groupby(key, sort=True, dropna=False)
+    return frames.typed([_pooled(part) for _, part in parts], POOLED)
+
+
+def _pooled(part: pd.DataFrame) -> Row:
+    """A block with several tables is there once, with the largest of them."""
+    part = part.assign(wide=part["targets"].str.count(" "))
+    ordered = part.sort_values(["data", "arch", "wide", "n", "table"],
+                               ascending=[True, True, False, False, True])  # fmt: skip
+    rows = frames.rows_of(ordered.drop_duplicates(["data", "arch"]))
+    blocks = {(row["data"], row["arch"]): _difference(row) for row in rows}
+    found = pooling.pool(blocks)
+    notes = [found.note]
+    notes += ["targets differ between blocks"] * (len({row["targets"] for row in rows}) > 1)
+    notes += ["several tables in a block: the largest"] * (len(rows) < len(part))
+    notes += sorted({note for row in rows for note in row["note"].split("; ") if note})
+    made = {name: rows[0][name] for name in (*SETTING, *METHOD, "reference_method")}
+    made |= {
+        "title": " / ".join(sorted({row["title"] for row in rows})),
+        "blocks": len(rows),
+        "mean": found.mean,
+        "between": found.between,
+        "per_block": _by_block({b: d.mean for b, d in blocks.items()}),
+        "shrunk": _by_block(found.shrunk),
+        "note": "; ".join(notes),
+    }
+    if found.interval_95 is not None:
+        made |= {"low_95": found.interval_95.low, "high_95": found.interval_95.high}
+    return made | (_tested(blocks) if len(rows) >= TESTED_BLOCKS else {})
+
+
+def _tested(blocks: dict[pooling.Block, Difference]) -> Row:
+    means = np.array([d.mean for d in blocks.values()])
+    found = outlook(means, np.array([d.spread.error for d in blocks.values()]))
+    return {"p_better": found.better, "p_equivalent": found.equivalent, "p_worse": found.worse,
+            "verdict": found.verdict}  # fmt: skip
+
+
+def _difference(row: Row) -> Difference:
+    """As it was in its block; what pooling does not use is left empty."""
+    crossed = row["error_seeds"] > 0
+    freedom = int(row["n"]) - 1 if crossed else 0
+    spread = Spread(row["error_seeds"], row["error_images"], freedom, int(row["images"]) + 1)
+    wide = Interval(row["low_95"], row["high_95"])
+    nowhere = Interval(math.nan, math.nan)
+    return Difference((), row["mean"], spread, wide, nowhere, row["interval_scope"], None)
+
+
+def _by_block(values: dict[pooling.Block, float]) -> str:
+    return " ".join(f"{data}/{arch}:{value:+.2f}" for (data, arch), value in values.items())
+
+
+# ---- accuracies ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Field:
+    """Comparable rows of all blocks, with the names that scores use for methods."""
+
+    setting: Row
+    rows: pd.DataFrame  # with columns key and saturated
+    titles: dict[str, Row]  # METHOD and title by key
+
+    def scores(self, rows: pd.DataFrame) -> list[Score]:
+        return [
+            Score(r["key"], r["data"], r["arch"], r["target"], r["final_mean"],
+                  1 - r["flops_reduction"] / 100)
+            for r in frames.rows_of(rows)
+        ]  # fmt: skip
+
+    @property
+    def ranked(self) -> pd.DataFrame:
+        """Methods on boards that are not saturated."""
+        return self.methods[~self.methods["saturated"]]
+
+    @property
+    def methods(self) -> pd.DataFrame:
+        lost = self.rows["marks"].str.contains("floor-bound|incomplete|at chance")
+        return self.rows[(self.rows["control"] == 0) & ~lost]
+
+
+def fields(board: pd.DataFrame) -> Iterator[Field]:
+    """From the leaderboards of all blocks, by setting: rows with a result, preparation charged and
+    something removed; of the tables of a block the one with most rows."""
+    there = (board["n"] > 0) & (board["target"] > 0) & (board["preparation"] == "charged")
+    rows = board[there & (board["track"] != "paper")]
+    saturated = rows["dense_mean"] > frames.SATURATED
+    rows = rows.assign(key=_keys(rows), saturated=saturated)
+    for _, part in rows.groupby(list(SETTING), sort=True, dropna=False):
+        sizes = part.groupby("table", sort=True).size()
+        order = part.assign(size=part["table"].map(sizes)).sort_values(
+            ["data", "arch", "size", "table"], ascending=[True, True, False, True], kind="stable"
+        )
+        first = order.groupby(["data", "arch"])["table"].transform("first")
+        kept = order[order["table"] == first]
+        kept = kept.sort_values(["data", "arch", "target", "key", "cell"], kind="stable")
+        kept = kept.drop_duplicates(["data", "arch", "target", "key"])
+        setting = {name: kept.iloc[0][name] for name in SETTING}
+        titles = {
+            str(key): {name: same.iloc[0][name] for name in METHOD}
+            | {"title": " / ".join(sorted(set(same["title"])))}
+            for key, same in kept.groupby("key", sort=True)
+        }
+        yield Field(setting, kept, titles)
+
+
+def _keys(rows: pd.DataFrame) -> list[str]:
+    return [" | ".join(map(str, values)) for values in rows[list(METHOD)].itertuples(index=False)]
+
+
+def ranking(board: pd.DataFrame) -> pd.DataFrame:
+    """Methods by mean accuracy; one row with the reason for each setting where it is withheld."""
+    rows: list[Row] = []
+    for field in fields(board):
+        ranked = field.ranked
+        targets = _in_blocks(ranked, "target")
+        at_these = ranked[ranked["target"].isin(targets)]
+        methods = _in_blocks(at_these, "key")
+        found = pooling.overall(field.scores(ranked), methods, targets)
+        saturated = field.methods.loc[field.methods["saturated"], ["data", "arch"]]
+        count = len(saturated.drop_duplicates())
+        more = f"; {count} more saturated" if count else ""
+        made = [
+            field.titles[key] | {
+                "rank": 1 + sum(other > value for _, other in found.rows), "accuracy": value,
+                "targets": " ".join(f"{t:g}" for t in targets),
+            }
+            for key, value in found.rows
+        ] or [{"withheld": found.withheld + more}]  # fmt: skip
+        rows += [field.setting | row for row in made]
+    return frames.typed(rows, RANKING)
+
+
+def _in_blocks(rows: pd.DataFrame, name: str) -> list[Any]:
+    """Values that occur in as many blocks as a ranking needs; without any, all."""
+    counts = rows.drop_duplicates(["data", "arch", name]).groupby(name, sort=True).size()
+    enough = counts[counts >= RANKED_BLOCKS]
+    return list((enough if len(enough) else counts).index)
+
+
+def stability(board: pd.DataFrame) -> pd.DataFrame:
+    """Agreement of the order of methods, for each two targets of a block and each two architectures
+    at one target."""
+    rows: list[Row] = []
+    for field in fields(board):
+        own = field.methods
+        full = {place for place, part in own.groupby(["data", "arch", "target"])
+                if part["saturated"].any()}  # fmt: skip
+        scores = field.scores(own)
+        pairs = (("targets", pooling.across_targets), ("architectures", pooling.across_archs))
+        for name, agreements in pairs:
+            for found in agreements(scores):
+                rows.append(field.setting | {
+                    "across": name, "data": found.one[0], "tau": found.tau,
+                    "arch_1": found.one[1], "target_1": found.one[2],
+                    "arch_2": found.other[1], "target_2": found.other[2],
+                    "methods": found.methods,
+                    "note": "saturated" if {found.one, found.other} & full else "",
+                })  # fmt: skip
+    return frames.typed(rows, STABILITY)
+
+
+def areas(board: pd.DataFrame) -> pd.DataFrame:
+    """Area under accuracy against log FLOPs for each row that keeps its settings over targets."""
+    rows: list[Row] = []
+    for field in fields(board):
+        sound = field.rows[field.rows["flops_reduction"].between(0, 100, inclusive="left")]
+        for (data, arch), part in sound.groupby(["data", "arch"], sort=True):
+            control = dict(zip(part["key"], part["control"], strict=True))
+            for key, area in sorted(pooling.areas(field.scores(part)).items()):
+                rows.append(field.setting | field.titles[key] | {
+                    "data": data, "arch": arch, "control": control[key], "area": area.value,
+                    "left_low": 100 * area.low, "left_high": 100 * area.high,
+                    "refused": area.refused,
+                })  # fmt: skip
+    return frames.typed(rows, AREAS)
+
+
+def profiles(board: pd.DataFrame) -> pd.DataFrame:
+    """Performance profiles of the methods over all cells of boards that are not saturated; from 2
+    cells."""
+    rows: list[Row] = []
+    for field in fields(board):
+        ranked = field.ranked
+        cells = len(ranked.drop_duplicates(["data", "arch", "target"]))
+        if cells < 2:
+            continue
+        keys = sorted(set(ranked["key"]))
+        for key, shares in pooling.profiles(field.scores(ranked), keys, RATIOS).items():
+            rows += [
+                field.setting | field.titles[key]
+                | {"cells": cells, "ratio": ratio, "share": 100 * share}
+                for ratio, share in zip(RATIOS, shares, strict=True)
+            ]  # fmt: skip
+    return frames.typed(rows, PROFILES)

@@ -1,0 +1,68 @@
+"""Controls schedule themselves (DECISIONS 12, 17, 18): what stands beside the rows asked for.
+
+Which methods these are is said by their cards: `kind = "control"`, and `reference = true` for those
+that every other method is compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from benchmark.spec import RunSpec
+from methods import Entry, find, names
+
+
+@dataclass(frozen=True)
+class Row:
+    """A place in the grid that is still to be planned; target None: the default, or the paper's."""
+
+    entry: Entry
+    target: float | None
+    seed: int
+    preparation: Literal["charged", "free"] = "charged"
+    reconstruct: Literal["none", "ls"] = "none"
+    allocation: Literal["method", "global", "uniform"] = "method"
+
+
+def suite() -> list[Entry]:
+    """The suite's controls, and the methods of reference, in the order of their names."""
+    return [e for e in map(find, names()) if e.is_control or is_reference(e)]
+
+
+def is_reference(entry: Entry) -> bool:
+    """Whether every method is compared with it: it then stands there with reconstruction too."""
+    return entry.card["card"].get("reference") is True
+
+
+def beside(asked: Sequence[tuple[Row, RunSpec]]) -> Iterator[Row]:
+    """What belongs beside the rows of one target, which came out as these specs; some of it may be
+    among them already. Where nothing is pruned there is nothing to control."""
+    for row, _ in asked:
+        yield from _both_budgets(row)
+    allocations = dict.fromkeys(s.allocation for _, s in asked if s.allocation != "none")
+    places = dict.fromkeys((row.target, row.seed) for row, _ in asked)
+    for target, seed in places:
+        for entry in suite():
+            for allocation in allocations:
+                for row in _with_reconstruction(Row(entry, target, seed)):
+                    yield from _both_budgets(replace(row, allocation=_nearest(entry, allocation)))
+
+
+def _both_budgets(row: Row) -> list[Row]:
+    """Preparation charged and granted; one row where nothing is prepared, for both have its id."""
+    return [replace(row, preparation="charged"), replace(row, preparation="free")]
+
+
+def _with_reconstruction(row: Row) -> list[Row]:
+    more = [replace(row, reconstruct="ls")] if is_reference(row.entry) else []
+    return [row, *more]
+
+
+def _nearest(entry: Entry, allocation: str) -> Literal["method", "global", "uniform"]:
+    """The allocation of the rows it stands beside, or its own where it has no choice."""
+    for shared in ("global", "uniform"):
+        if shared == allocation and shared in entry.cls.allocations:
+            return shared
+    return "method"

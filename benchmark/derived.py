@@ -1,0 +1,197 @@
+"""What is derived from one block, kept on disk so that only blocks that changed are made again.
+
+A block that was derived lies in `stages/report-HASH/`: frames as Arrow files, their CSV text, and
+`state.json`. It is made by this code from records alone, and safe to delete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from matplotlib.figure import Figure
+from pyarrow import feather
+
+import benchmark
+import methods
+from benchmark import (
+    against,
+    blockwise,
+    checklist,
+    columns,
+    comparisons,
+    costplot,
+    costs,
+    dissectplot,
+    export,
+    frames,
+    looks,
+    optimism,
+    page,
+    perclass,
+    plots,
+    standing,
+    statplots,
+)
+from benchmark import block as blocks
+from benchmark.block import Block
+from benchmark.columns import Column
+from benchmark.files import dump_json, new_folder, write_text
+from benchmark.spec import digest
+from benchmark.store import Store
+from benchmark.tables import csv_text, latex_page, markdown_page
+
+STATE = "state.json"
+PICTURES = "figures"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame that is made from a block."""
+
+    name: str
+    columns: list[Column]
+    make: Callable[[Block], pd.DataFrame]
+
+
+TABLES = (
+    Table("leaderboard", columns.LEADERBOARD, lambda b: b.board),
+    Table("runs", columns.RUNS, lambda b: b.runs),
+    Table("comparisons", comparisons.COLUMNS, comparisons.comparisons),
+    Table("differences", blockwise.COLUMNS, blockwise.block_differences),
+    Table("optimism", optimism.COLUMNS, optimism.optimism),
+    Table("budget", costs.COLUMNS, costs.budget),
+    Table("classes", perclass.COLUMNS, perclass.class_accuracy),
+    Table("checklist", checklist.COLUMNS, checklist.frame),
+    Table("published", against.COLUMNS, against.published),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    table: str
+    file: str  # below the results directory
+    caption: str
+
+
+Draw = Callable[[Block], Iterator[tuple[str, str, str, Figure]]]  # table, stem, caption, figure
+DRAW: tuple[Draw, ...] = (plots.figures, costplot.figures, dissectplot.figures)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A derived block on disk."""
+
+    folder: Path
+    name: str  # DATA/ARCH
+    pictures: tuple[Picture, ...]
+    is_new: bool = False  # made by this call
+
+    def frame(self, table: str) -> pd.DataFrame:
+        return feather.read_table(self.folder / f"{table}.arrow").to_pandas()
+
+    def arrow(self, table: str) -> pa.Table:
+        return feather.read_table(self.folder / f"{table}.arrow")
+
+    def text(self, name: str) -> str:
+        """`TABLE.csv`, rows without the header; `page.md` and `page.tex`."""
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def details(self) -> dict[str, Any]:
+        """What the page shows of each run, by run id."""
+        found: dict[str, Any] = json.loads(self.text("details.json"))
+        return found
+
+
+def read_whole(root: Path, name: str) -> Block | None:
+    """A block whose leaderboard knows who may be the best."""
+    block = blocks.read_block(root, name)
+    if block is None:
+        return None
+    board = frames.with_standings(block.board, standing.standings(block))
+    return replace(block, board=board)
+
+
+def derive(root: Path, name: str, png: bool = False) -> Derived | None:
+    """The block's tables and figures: as they were kept, or made now; None: nothing in it can be
+    read. `png`: figures are drawn again, as PNG too."""
+    folder = Store(root).stages / f"report-{digest(name)}"
+    seen = {"stamp": blocks.stamp(root, name), "code": code_version()}
+    kept = None if png else _kept(root, folder, name, seen)
+    if kept is not None:
+        return kept
+    block = read_whole(root, name)
+    if block is None:
+        return None
+    made = {table.name: table.make(block) for table in TABLES}
+    pictures = tuple(_draw(root, block, made["comparisons"], png))
+    shutil.rmtree(folder, ignore_errors=True)
+    with new_folder(folder) as draft:
+        for table in TABLES:
+            _write_table(draft, table, made[table.name])
+        for file, text in _texts(block, made["comparisons"], pictures).items():
+            write_text(draft / file, text)
+        facts = seen | {"name": name, "pictures": [asdict(p) for p in pictures]}
+        write_text(draft / STATE, dump_json(facts))
+    return Derived(folder, name, pictures, is_new=True)
+
+
+def _texts(block: Block, compared: pd.DataFrame, pictures: Sequence[Picture]) -> dict[str, str]:
+    links: dict[str, list[str]] = {}
+    for picture in pictures:
+        links.setdefault(picture.table, []).append(f"../{picture.file}")
+    title = f"{block.data}, {block.arch}"
+    details = {run: page.detail(record) for run, record in block.records.items()}
+    return {
+        "page.md": markdown_page(block.board, title, links, compared),
+        "page.tex": latex_page(block.board, compared),
+        "details.json": json.dumps(details, sort_keys=True),
+    }
+
+
+def _write_table(folder: Path, table: Table, frame: pd.DataFrame) -> None:
+    text = csv_text(frame, table.columns)
+    write_text(folder / f"{table.name}.csv", text.partition("\n")[2])
+    arrow = export.arrow(frame, table.columns)
+    feather.write_feather(arrow, str(folder / f"{table.name}.arrow"), compression="uncompressed")
+
+
+def _kept(root: Path, folder: Path, name: str, seen: dict[str, str]) -> Derived | None:
+    try:
+        state = json.loads((folder / STATE).read_bytes())
+        pictures = tuple(Picture(**p) for p in state["pictures"])
+        is_current = state["name"] == name and all(state[k] == v for k, v in seen.items())
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    is_whole = all((root / p.file).is_file() for p in pictures)
+    return Derived(folder, name, pictures) if is_current and is_whole else None
+
+
+def _draw(root: Path, block: Block, compared: pd.DataFrame, png: bool) -> Iterator[Picture]:
+    with looks.fixed_style():
+        drawn = (*(draw(block) for draw in DRAW), statplots.figures(block, compared))
+        for table, stem, caption, figure in itertools.chain(*drawn):
+            file = f"{PICTURES}/{stem}.svg"
+            plots.save(figure, root / file, png)
+            yield Picture(table, file, caption)
+
+
+@cache
+def code_version() -> str:
+    """Of everything that tables are made by: another version makes all of them again."""
+    homes = [Path(package.__file__ or "").parent for package in (benchmark, methods)]
+    found = hashlib.sha256()
+    for home in homes:
+        for path in sorted(home.rglob("*")):
+            if path.suffix in (".py", ".toml", ".csv", ".js", ".css", ".j2"):
+                found.update(path.read_bytes())
+    return found.hexdigest()[:16]

@@ -1,0 +1,89 @@
+"""What the page shows, gathered from derived blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmark import tables
+from benchmark.columns import Column
+from benchmark.derived import Derived
+from benchmark.page import MOST_DETAILS, Content, cards
+
+MOST_FIGURES = 200  # drawn into the page; all are files too
+MOST_ROWS = 20_000  # of a further table
+NAMED = 3  # tables that break a rule
+
+
+def content(
+    root: Path,
+    found: Sequence[Derived],
+    frames: Mapping[str, tuple[pd.DataFrame, list[Column]]],
+) -> Content:
+    """`frames`: all tables by name; `leaderboard` and `runs` among them."""
+    board, runs = frames["leaderboard"][0], frames["runs"][0]
+    apart = {"leaderboard", "runs", "checklist"}
+    compared, columns = frames["comparisons"]
+    declared = compared["family"] == "declared"
+    further = {name: frame for name, frame in frames.items() if name not in apart}
+    further |= {
+        "comparisons": (compared[declared].reset_index(drop=True), columns),
+        "exploratory": (compared[~declared].reset_index(drop=True), columns),
+    }
+    parts = dict(list(board.groupby("table", sort=False)))
+    return Content(
+        board=board,
+        runs=runs,
+        frames={
+            name: (frame.head(MOST_ROWS), columns)
+            for name, (frame, columns) in further.items()
+            if len(frame)
+        },
+        details=_details(found),
+        cards=cards(board["method"]),
+        checklist=verdicts(frames["checklist"][0]),
+        figures=_figures(root, found),
+        captions={str(t): tables.caption(part) for t, part in parts.items()},
+        notes={str(t): tables.notes(part) for t, part in parts.items()},
+    )
+
+
+def _details(found: Sequence[Derived]) -> dict[str, Any]:
+    details: dict[str, Any] = {}
+    for part in found:
+        if len(details) < MOST_DETAILS:
+            details |= part.details()
+    return details
+
+
+def _figures(root: Path, found: Sequence[Derived]) -> list[tuple[str, str]]:
+    drawn = [(p.caption, root / p.file) for part in found for p in part.pictures]
+    return [(caption, path.read_text(encoding="utf-8")) for caption, path in drawn[:MOST_FIGURES]]
+
+
+def verdicts(checks: pd.DataFrame) -> list[tuple[str, bool | None, str]]:
+    """Rules over all tables: one holds where it holds in every table that it applies to."""
+    found: list[tuple[str, bool | None, str]] = []
+    for rule, part in checks.groupby("rule", sort=False):
+        broken, kept = part[part["holds"] == "no"], part[part["holds"] == "yes"]
+        if len(broken):
+            found.append((str(rule), False, _evidence(broken, len(part))))
+        elif len(kept):
+            found.append((str(rule), True, _evidence(kept, len(part))))
+        else:
+            found.append((str(rule), None, _evidence(part, len(part))))
+    return found
+
+
+def _evidence(part: pd.DataFrame, tables_in_all: int) -> str:
+    if tables_in_all == 1:
+        return str(part["evidence"].iloc[0])
+    said = [
+        f"table {table}: {evidence}"
+        for table, evidence in zip(part["table"], part["evidence"], strict=True)
+    ]
+    more = f"; and {len(said) - NAMED} more" if len(said) > NAMED else ""
+    return f"{len(said)} of {tables_in_all} tables: {'; '.join(said[:NAMED])}{more}"
