@@ -26,6 +26,8 @@ def command_of(cell: Cell, options: Options, label: str) -> str:
         "preparation": [spec.preparation],
         "reconstruct": [spec.reconstruct],
         "precision": spec.precision,
+        "allocation": _allocation(cell),
+        "controls": False,
     }
     chosen = options.model_copy(update=own)
     words = ["python -m benchmark.run"]
@@ -44,6 +46,13 @@ def command_of(cell: Cell, options: Options, label: str) -> str:
         else:
             words.append(f"{flag} {shlex.quote(str(value))}")
     return " ".join(words)
+
+
+def _allocation(cell: Cell) -> str:
+    """As it has to be said: a control stands at that of the rows it was added to."""
+    resolved = cell.spec.allocation
+    said = resolved in ("global", "uniform") and resolved != cell.entry.cls.allocations[0]
+    return resolved if said else "method"
 
 
 def _word(value: Any) -> str:

@@ -80,7 +80,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         final=outcome.final,
         best_val=outcome.best_val,
         at_chance=_at_chance(outcome.final, len(test), spec.data.num_classes),
-        selection=check_selection(method, judged, scores, plan, trainer),
+        selection=check_selection(method, judged, scores, plan, budget, trainer),
         seed_agreement=check_agreement(spec, method, net, scores, plan, budget, context),
         tied_share=select.tied_share({n: scores[n] for n in net.layers}) if scores else None,
         method_facts=encode(trainer.notes),

@@ -118,7 +118,8 @@ def read_grid(path: Path) -> Grid | None:
     try:
         content = parse_json(path.read_bytes())
         work = tuple(WORK.validate_python(row) for row in content["work"])
-        options = Options.model_validate(content["options"])
+        known = {"controls": False} | content["options"]  # grids of before controls were added
+        options = Options.model_validate(known)
         return Grid(path.stem, options, float(content["started"]), int(content["jobs"]), work)
     except (OSError, ValueError, KeyError, TypeError):
         return None

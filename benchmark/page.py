@@ -254,7 +254,8 @@ def _library(keep: Path | None) -> tuple[str, str]:
 @cache
 def _bundle() -> str:
     """In a function of its own, so that its hundreds of names stay inside."""
-    return f"(() => {{\n{vl_convert.javascript_bundle(None)}\n}})();\n"
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return f"(() => {{\n{bundle}\n}})();\n"
 
 
 def _hash(script: str) -> str:

@@ -193,8 +193,8 @@ def check_selection(
     net: Network,
     scores: dict[str, Tensor] | None,
     plan: Plan,
+    budget: Budget,
     trainer: Trainer,
-    budget: Budget | None = None,
 ) -> SelectionCheck | None:
     """The choice against its inverse and against random draws, at its own widths and at uniform
     ones that meet the budget (DECISIONS 17, 24), on validation images."""
@@ -218,7 +218,7 @@ def check_selection(
         return found
 
     at_own = drawn(plan.widths(), OWN_DRAWS)
-    widths = _uniform_widths(net, budget) if budget else None
+    widths = _uniform_widths(net, budget)
     same = widths == plan.widths()
     uniform = at_own if same or widths is None else drawn(widths, UNIFORM_DRAWS)
     return SelectionCheck(

@@ -57,8 +57,7 @@ def main(
         str | None, typer.Option(help="charged, free, or both: who pays for masks and sparsity.")
     ] = None,
     controls: Annotated[
-        bool | None,
-        typer.Option("--controls/--no-controls", help="Controls beside what was asked for."),
+        bool | None, typer.Option("--controls/--no-controls", help="Controls beside methods.")
     ] = None,
     min_width: Annotated[float | None, typer.Option(help="Share of a group that stays.")] = None,
     optimistic: Annotated[

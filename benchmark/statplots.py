@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmark import findings, frames, tables
-from benchmark.across import RATIOS, SETTING
+from benchmark.across import SETTING
 from benchmark.block import Block
 from benchmark.comparisons import PAYS
 from benchmark.looks import Look, appearances, wrapped
@@ -18,6 +18,7 @@ from benchmark.paired import CONDITIONAL, MARGIN
 from benchmark.spec import digest
 
 CLAIM = "bold"
+TICKS = (1, 1.1, 1.3, 1.5, 2, 3, 5)  # error ratios
 
 
 def figures(block: Block, comparisons: pd.DataFrame) -> Iterator[tuple[str, str, str, Figure]]:
@@ -132,7 +133,7 @@ def profile(part: pd.DataFrame, board: pd.DataFrame) -> Figure:
     axes.set_xlabel("error over the smallest error of the cell (at most)")
     axes.set_ylabel("cells (%)")
     axes.set_xscale("log")
-    axes.set_xticks(RATIOS, [f"{ratio:g}" for ratio in RATIOS])
+    axes.set_xticks(TICKS, [f"{ratio:g}" for ratio in TICKS])
     axes.minorticks_off()
     axes.set_ylim(-3, 103)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)

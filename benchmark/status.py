@@ -136,11 +136,14 @@ def map_of(rows: list[Now]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=True)
     table.add_column("")
     cells: dict[str, dict[str, Text]] = {}
-    for row in (row for row in rows if row.work.kind == "cell"):
+    shown = [row for row in rows if row.work.kind == "cell"]
+    several = len({row.work.spec.allocation for row in shown} - {"none"}) > 1
+    for row in shown:
         spec = row.work.spec
         ls = " +ls" if spec.reconstruct == "ls" else ""
         free = " (free)" if spec.preparation == "free" else ""
-        name = f"{spec.method.label}{ls}{free}"
+        where = f" {spec.allocation}" if several and spec.allocation != "none" else ""
+        name = f"{spec.method.label}{ls}{free}{where}"
         target = f"{100 * spec.flops_reduction:g} %" if spec.flops_reduction else "dense"
         letters = cells.setdefault(name, {}).setdefault(target, Text())
         letters.append(MARKS[row.state], COLOURS[row.state])

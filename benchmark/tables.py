@@ -230,7 +230,7 @@ def latex_page(frame: pd.DataFrame, comparisons: pd.DataFrame = findings.NONE) -
     ]
     for head, part in tables(frame):
         rows = [" & ".join(map(tex_cell, row)) + r" \\" for row in _shown(part, PAGE)]
-        columns = "l" + "r" * (len(PAGE) - 2) + "p{4cm}"
+        columns = "l" + "r" * (len(PAGE) - 2) + "p{3cm}"
         parts += [
             r"\begin{table}", r"\centering\scriptsize", rf"\caption{{{tex(head)}}}",
             rf"\label{{tab:{part['table'].iloc[0]}}}", r"\resizebox{\linewidth}{!}{%",

@@ -65,7 +65,8 @@ class Task:
         cut = self.spec.flops_reduction
         target = f" at {100 * cut:g} %" if cut else ""
         ls = "+ls" if self.spec.reconstruct == "ls" else ""
-        return f"{self.spec.method.label}{ls}{target} {seed}"
+        free = " (free)" if self.spec.preparation == "free" else ""
+        return f"{self.spec.method.label}{ls}{free}{target} {seed}"
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ _WORDS_OF_CARDS = {
 _TYPES_OF_CARDS = {
     "title": str, "summary": str, "kind": str, "start": str, "tracks": list, "params": dict,
     "baseline": dict, "recovery": dict, "rates": list, "allocation": str,
-    "flops_reduction": float, "minimum_width": float,
+    "flops_reduction": float, "minimum_width": float, "reference": bool,
 }  # fmt: skip
 
 

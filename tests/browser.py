@@ -16,7 +16,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 REQUIRED = "REQUIRE_BROWSER"  # set to 1: no browser is a failure, not a skip
-PATIENCE = 6  # seconds
+PATIENCE = 60  # seconds
 POLL = 0.05
 LOCAL = ("file:", "data:", "blob:", "about:", "chrome:")
 

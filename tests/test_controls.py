@@ -4,6 +4,8 @@ they schedule themselves beside what was asked for."""
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,15 @@ import pytest
 import tiny
 import torch
 
-from benchmark import archs, controls
+from benchmark import archs, controls, run
+from benchmark.cli import DONE, invoke
+from benchmark.command import command_of
+from benchmark.grid import planned_cell, read_grid, write_grid
 from benchmark.listing import added_line
-from benchmark.options import options_from
+from benchmark.options import Options, options_from
+from benchmark.state import states
+from benchmark.status import map_of
+from benchmark.store import Store
 from benchmark.sweep import Cell, expand
 from methods import find
 from methods.api import Budget, Plan
@@ -90,12 +98,12 @@ def test_dense_continue_removes_nothing(
 
 # ---- scheduled by themselves ---------------------------------------------------------------------
 
+BASE: dict[str, Any] = {"arch": "resnet8", "dataset": "digits", "preset": "demo"}
 Place = tuple[str, str, str, str]  # method, allocation, reconstruction, preparation
 
 
 def grid(*methods: str, **words: Any) -> list[Cell]:
-    base = {"arch": "resnet8", "dataset": "digits", "preset": "demo", "methods": list(methods)}
-    return expand(options_from(base | words), tiny.data())
+    return expand(options_from(BASE | {"methods": list(methods)} | words), tiny.data())
 
 
 def place(cell: Cell) -> Place:
@@ -217,3 +225,44 @@ def test_one_line_says_what_was_added_and_how_to_do_without() -> None:
     )
     assert "random + ls x2, " in added_line(grid("hrank", seeds=[0, 1]))
     assert added_line(grid("whitebox", controls=False)) == ""
+
+
+# ---- later on ------------------------------------------------------------------------------------
+
+
+def test_the_command_of_each_cell_makes_that_cell_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Options] = []
+    monkeypatch.setattr(run, "run", lambda options, *_: said.append(options) or DONE)
+    options = options_from(BASE | {"methods": ["hrank", "whitebox"], "flops_reduction": [0.3, 0.5]})
+    cells = expand(options, tiny.data())
+    assert any(cell.added for cell in cells)
+    for cell in cells:
+        words = shlex.split(command_of(cell, options, cell.entry.label))
+        assert invoke(run.main, words[3:]) == DONE
+        assert [c.spec.run_id for c in expand(said.pop(), tiny.data())] == [cell.spec.run_id]
+
+
+def test_a_grid_of_before_goes_on_without_controls(tmp_path: Path) -> None:
+    options = options_from(BASE | {"results": tmp_path})
+    key = write_grid(Store(tmp_path), options, [], [], 1, {})
+    path = tmp_path / "grids" / f"{key}.json"
+    content = json.loads(path.read_text())
+    found = read_grid(path)
+    assert found is not None
+    assert found.options.controls
+    del content["options"]["controls"]
+    path.write_text(json.dumps(content))
+    earlier = read_grid(path)
+    assert earlier is not None
+    assert not earlier.options.controls
+
+
+def test_the_map_of_a_grid_tells_allocations_apart(tmp_path: Path) -> None:
+    options = options_from(BASE | {"methods": ["whitebox", "hrank"], "results": tmp_path})
+    cells = expand(options, tiny.data())
+    write_grid(Store(tmp_path), options, cells, [], 1, {})
+    names = [str(name) for name in map_of(states(Store(tmp_path))).columns[0].cells]
+    assert len(names) == len(set(names)) == len(cells)
+    assert {"random global", "random uniform", "whitebox (free) global"} < set(names)
+    work = {planned_cell(cell, options).name for cell in cells}
+    assert {"whitebox at 50 % seed 0", "whitebox (free) at 50 % seed 0"} < work

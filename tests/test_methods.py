@@ -181,7 +181,7 @@ KEYS = {
     "paper": {"title", "authors", "venue", "year", "url", "code", "code_commit"},
     "variant": {"title", "summary", "tracks", "start", "params"},
     "recipe": {"dataset", "source", "start", "flops_reduction", "minimum_width", "allocation",
-               "rates", "note", "params", "baseline", "recovery"},
+               "rates", "counted_rates", "note", "params", "baseline", "recovery"},
     "deviation": {"what", "official", "ours", "source"},
 }  # fmt: skip
 TRACKS = {"common", "total", "paper"}

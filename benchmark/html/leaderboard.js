@@ -193,7 +193,7 @@ function drawBoard(board, views, state, focusOn) {
   }
   const draw = () => drawBoard(board, views, state);
   document.getElementById("tables").replaceChildren(...parts, ...moreButton(hits.length, state, draw));
-  if (false) {
+  if (focusOn) {
     const place = document.getElementById(`table-${focusOn.table}`);
     place?.querySelector(`[data-key="${CSS.escape(focusOn.key)}"]`)?.focus();
   }
