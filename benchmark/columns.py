@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.compare import hardware_of
+from benchmark.differences import hardware_of
 from benchmark.record import RunRecord
 from benchmark.spec import RunSpec, canonical, digest, identity
 

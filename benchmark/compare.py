@@ -1,265 +1,257 @@
-"""Two records of one run: what is a result in them, where they differ, and on which machines.
-
-Timings, evidence (environment, command) and labels are no results and are never compared.
-`python -m benchmark.compare RUN RUN` sets two different runs side by side: `benchmark.pairtext`.
-"""
+"""`python -m benchmark.compare RUN RUN`: two finished runs side by side, for reading."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from benchmark.errors import BadInput
-from benchmark.record import (
-    RECORD,
-    RunRecord,
-    SelectionCheck,
-    one_line,
-    parse_json,
-    read_record,
-)
-from benchmark.spec import canonical
+from benchmark import columns
+from benchmark.cli import DONE, console, run_app
+from benchmark.files import dump_json
+from benchmark.imagewise import Point
+from benchmark.load import find_run
+from benchmark.paired import MARGIN
+from benchmark.progress import counted
+from benchmark.settings import Values
+from benchmark.sidebyside import Kept, Layer, SideBySide, What, compared, read
 
-PLAN, CURVE, PREDICTIONS = "plan.json", "curve.csv", "predictions.npz"
-NO_RESULTS = {
-    "seconds", "latency", "environment", "command",  # evidence of one machine
-    "title", "control", "schema_version",  # labels
-    "run_id", "spec",  # equal, or these are not two records of one run
-}  # fmt: skip
-# Predictions of the dense network: records of earlier versions have none.
-ADDED_LATER = {f"{split}_dense_{kind}" for split in ("test", "val") for kind in ("class", "margin")}
-# Figures that records of earlier versions do not have.
-NOTED_LATER = {f"selection.{name}" for name in SelectionCheck.ADDED_LATER}
-# Leaves that move with the last bit of a sum; all others are counts and shares of images.
-ROUNDED = {"weights", "test_loss", "rank_correlation"}
-
-Keep = dict[str, list[int]]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run as it lies on disk."""
-
-    folder: Path
-    record: RunRecord
-    keep: Keep
-    curve: list[dict[str, str]]
-    arrays: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A result that two records of one run do not share. `rounded`: it may come from the last bit
-    of a sum, no figure of a table is touched."""
-
-    field: str
-    one: str
-    other: str
-    rounded: bool = False
+LAYERS_SHOWN = 12
+SHOWN = 60  # letters of a value
+TITLES = {
+    "flops_reduction": "FLOPs removed",
+    "macs": "MACs per image",
+    "params_reduction": "parameters removed",
+    "params_count": "parameters",
+    "floor_share": "layers at minimum width",
+    "images_allowed": "images allowed",
+    "images_charged": "images charged",
+    "images_free": "images free",
+    "images_forward": "images without gradient",
+    "images_preparation": "images before recovery",
+    "charged_epochs": "charged, in epochs",
+    "training_gmacs": "training",
+    "seconds": "seconds",
+    "speedup_1": "speedup, batch of 1",
+    "speedup_128": "speedup, batch of 128",
+    "before": "before recovery",
+    "recalibrated": "BN recalibrated",
+    "final": "final",
+}
+SHORT_UNITS = {"10^9 MACs": "GMACs", "ratio": "x", "s": "s", "epochs": "", "images": "", "MACs": ""}
+_COLUMNS = {c.name: c for c in columns.RUNS}
 
 
-# ---- reading -------------------------------------------------------------------------------------
+def main(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="A: run id, its start, or folder.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="B: likewise.")],
+    results: Annotated[Path, typer.Option(help="Results directory.")] = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="The same facts as JSON.")] = False,
+) -> int:
+    """Set two finished runs side by side; differences are B minus A.
 
-
-def read_run(folder: Path) -> Run:
-    """All files of a run.
-
-    Raises:
-        BadInput: one of them is missing or cannot be read, or the record was edited.
+    Example: python -m benchmark.compare 3f2a 9c01 --results results-demo
     """
-    record = read_record(folder / RECORD)
-    return Run(folder, record, keep_of(folder), _curve(folder), arrays_of(folder))
-
-
-def keep_of(folder: Path) -> Keep:
-    """Kept units by group.
-
-    Raises:
-        BadInput: there is no plan that can be read.
-    """
-    try:
-        content = parse_json((folder / PLAN).read_bytes())["keep"]
-        return {str(group): [int(unit) for unit in kept] for group, kept in content.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{folder / PLAN} is not a pruning plan: {one_line(error)}") from error
-
-
-def _curve(folder: Path) -> list[dict[str, str]]:
-    try:
-        with (folder / CURVE).open(encoding="utf-8", newline="") as handle:
-            return list(csv.DictReader(handle))
-    except (OSError, ValueError, csv.Error) as error:
-        raise BadInput(f"{folder / CURVE} is not a curve: {one_line(error)}") from error
-
-
-def arrays_of(folder: Path) -> dict[str, np.ndarray]:
-    """Predictions by name.
-
-    Raises:
-        BadInput: there are none that can be read.
-    """
-    path = folder / PREDICTIONS
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
-    except Exception as error:  # what damage raises depends on where it is: zip, header, memory
-        raise BadInput(f"{path} does not hold predictions: {one_line(error)}") from error
-
-
-# ---- differences ---------------------------------------------------------------------------------
-
-
-def differences(one: Run, other: Run) -> list[Difference]:
-    """Where the results of two records of one run differ; empty: equal to the bit."""
-    found = _record_differences(one.record, other.record)
-    if one.keep != other.keep:
-        shared = f"{100 * kept_overlap(one.keep, other.keep):.1f} % of them"
-        found.append(Difference(PLAN, f"{_units(one.keep)} units kept", shared))
-    found += _curve_differences(one.curve, other.curve)
-    alone = one.arrays.keys() ^ other.arrays.keys()
-    names = sorted((one.arrays.keys() | other.arrays.keys()) - (alone & ADDED_LATER))
-    return found + [d for n in names for d in _array_differences(n, one.arrays, other.arrays)]
-
-
-def results(record: RunRecord) -> dict[str, Any]:
-    """Every result in the record by its place, as `final.test_top1`."""
-    content = record.model_dump(mode="json", exclude=NO_RESULTS)
-    facts = content.pop("method_facts")
-    for row in content["spent"]["rows"]:
-        row.pop("seconds", None)
-    found = leaves(content) | {f"method_facts.{name}": value for name, value in facts.items()}
-    return {k: v for k, v in found.items() if v is not None or k not in NOTED_LATER}
-
-
-def leaves(value: Any, place: str = "") -> dict[str, Any]:
-    """Every value in nested JSON by its place, as `final.test_top1`."""
-    if isinstance(value, dict):
-        parts = list(value.items())
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        parts = [(str(number), item) for number, item in enumerate(value)]
+    found = compared(*(read(find_run(run, results)) for run in (first, second)))
+    screen = console()
+    if as_json:
+        text = dump_json(asdict(found)).rstrip("\n")
+        screen.print(text, highlight=False, markup=False, soft_wrap=True)
     else:
-        return {place: value}
-    inner = [leaves(item, f"{place}.{key}" if place else key) for key, item in parts]
-    return {name: leaf for found in inner for name, leaf in found.items()}
+        show(found, screen)
+    return DONE
 
 
-def _record_differences(one: RunRecord, other: RunRecord) -> list[Difference]:
-    ours, theirs = results(one), results(other)
-    found = []
-    for field in dict.fromkeys([*ours, *theirs]):
-        is_fact = field.startswith("method_facts.")
-        alone = field not in ours or field not in theirs
-        if alone and (is_fact or field in NOTED_LATER):
-            continue  # one version of the code noted more than the other: no other result
-        mine, yours = ours.get(field), theirs.get(field)
-        if canonical(mine) != canonical(yours):
-            rounded = is_fact or field.rpartition(".")[2] in ROUNDED
-            found.append(Difference(field, _short(mine), _short(yours), rounded))
-    return found
+def show(found: SideBySide, screen: Console) -> None:
+    """Print all facts."""
+    for line in _introduction(found):
+        _say(screen, line)
+    _section(screen, "Settings", _values(found.settings), "no setting differs")
+    _section(screen, "Size", _sized(found.sizes))
+    _kept(screen, found.kept)
+    _accuracy(screen, found)
+    _section(screen, "Cost", _sized(found.costs))
+    if found.no_seconds:
+        _say(screen, f"  seconds are not compared: {found.no_seconds}")
+    _section(screen, "Environment", _values(found.environment), "no difference is recorded")
 
 
-def _curve_differences(one: list[dict[str, str]], other: list[dict[str, str]]) -> list[Difference]:
-    if len(one) != len(other):
-        return [Difference(CURVE, f"{len(one)} epochs", f"{len(other)} epochs")]
-    found = []
-    for column in dict.fromkeys(name for row in (*one, *other) for name in row):
-        pairs = [(a.get(column), b.get(column)) for a, b in zip(one, other, strict=True)]
-        changed = [(_short(a), _short(b)) for a, b in pairs if a != b]
-        if changed:
-            field = f"{CURVE} {column} ({len(changed)} of {len(one)} epochs, the first shown)"
-            found.append(Difference(field, *changed[0], rounded=column == "loss"))
-    return found
+def _say(screen: Console, line: str) -> None:
+    screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _array_differences(
-    name: str, one: dict[str, np.ndarray], other: dict[str, np.ndarray]
-) -> list[Difference]:
-    mine, yours = one.get(name), other.get(name)
-    field = f"{PREDICTIONS} {name}"
-    if mine is None or yours is None or (mine.shape, mine.dtype) != (yours.shape, yours.dtype):
-        return [Difference(field, _kind_of_array(mine), _kind_of_array(yours))]
-    if mine.tobytes() == yours.tobytes():
-        return []
-    changed = max(1, int((mine != yours).sum()))  # zeros may differ in their sign only
-    size = f"{changed} of them differ"
-    return [Difference(field, f"{mine.size} images", size, name.endswith("_margin"))]
+def _section(screen: Console, title: str, rows: Table, empty: str = "") -> None:
+    _say(screen, "")
+    if rows.row_count:
+        rows.columns[0].header = title
+        screen.print(rows)
+    else:
+        _say(screen, f"{title}: {empty}")
 
 
-def _kind_of_array(array: np.ndarray | None) -> str:
-    return "absent" if array is None else f"{array.dtype} {array.shape}"
+def _table(*heads: str) -> Table:
+    """The first column holds words, all others figures."""
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True, min_width=28)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
 
 
-def _short(value: Any, most: int = 40) -> str:
-    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _add(table: Table, cells: Iterable[str]) -> None:
+    first, *others = cells
+    table.add_row(Text(f"  {first}"), *map(Text, others))
 
 
-# ---- kept units ----------------------------------------------------------------------------------
+# ---- sections ------------------------------------------------------------------------------------
 
 
-def _units(keep: Mapping[str, list[int]]) -> int:
-    return sum(len(units) for units in keep.values())
+def _introduction(found: SideBySide) -> list[str]:
+    lines = [f"{name}  {_named(what)}" for name, what in zip("AB", found.runs, strict=True)]
+    if found.apart:
+        lines.append(f"Not to be compared, they differ in {found.apart}: no verdict is given.")
+    else:
+        lines.append("May be compared: both belong in one table.")
+    return lines + [f"Mind: {caution}." for caution in found.cautions]
 
 
-def kept_overlap(one: Mapping[str, list[int]], other: Mapping[str, list[int]]) -> float:
-    """Share of the units kept by `one` that `other` keeps too."""
-    both = sum(len(set(units) & set(other.get(group, []))) for group, units in one.items())
-    return both / _units(one) if _units(one) else 1.0
+def _named(what: What) -> str:
+    target = f"{what.target:g} % of the FLOPs to remove" if what.target else "nothing to remove"
+    return (
+        f"{what.run_id}  {what.title} ({what.method}), {what.data}, {what.arch}, {target}, "
+        f"seed {what.seed}, {what.track} track, protocol {what.protocol}"
+    )
 
 
-# ---- machines ------------------------------------------------------------------------------------
+def _values(values: Iterable[Values]) -> Table:
+    table = _table("A", "B")
+    for value in values:
+        _add(table, (value.name, _plain(value.a), _plain(value.b)))
+    return table
 
 
-def hardware_of(environment: Mapping[str, Any]) -> str:
-    """The GPU that computed, or the processor; empty where the record does not say."""
-    on_cpu = str(environment.get("device", "")).startswith("cpu")
-    gpu = None if on_cpu else environment.get("gpu")
-    return str(gpu or environment.get("cpu") or "")
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        value = ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        value = " ".join(map(_plain, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = "none" if value is None or value in ("", []) else str(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
-def kind_of(environment: Mapping[str, Any]) -> dict[str, str]:
-    """What bits may depend on besides the spec: hardware, compilation and library versions."""
-    packages = environment.get("packages") or {}
-    facts = {
-        "hardware": hardware_of(environment),
-        "compiled": environment.get("compiled", False),
-        "python": environment.get("python"),
-    }
-    return {n: str(value) for n, value in (facts | packages).items() if value is not None}
+def _sized(values: Iterable[Values]) -> Table:
+    """Figures that are columns of the table of runs too, with their decimals and units."""
+    table = _table("A", "B", "B - A", "")
+    for value in values:
+        column = _COLUMNS.get(value.name, columns.Column(value.name, "", "images", 0))
+        places = column.decimals or 0
+        both = [_figure(v, places) for v in (value.a, value.b)]
+        gap = "" if None in (value.a, value.b) else f"{value.b - value.a:+,.{places}f}"
+        unit = SHORT_UNITS.get(column.unit, column.unit)
+        _add(table, (TITLES[value.name], *both, _calm(gap), unit))
+    return table
 
 
-DECISIVE = ("hardware", "compiled", "torch")  # the same here: a run gives the same bits
+def _figure(value: float | None, places: int) -> str:
+    return "none" if value is None else f"{value:,.{places}f}"
 
 
-def same_bits_expected(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two environments are machines of one kind."""
-    first, second = kind_of(one), kind_of(other)
-    return all(first.get(name) == second.get(name) for name in DECISIVE)
+def _calm(signed: str) -> str:
+    """No sign on nothing."""
+    return signed if signed.strip("+-0.,") else signed.lstrip("+-")
 
 
-def evidence_differences(
-    one: Mapping[str, Any], other: Mapping[str, Any]
-) -> list[tuple[str, str, str]]:
-    """Facts of two environments that differ, the git commit among them: name, one, other."""
-    first, second = ({"commit": _commit(e)} | kind_of(e) for e in (one, other))
-    names = [n for n in dict.fromkeys([*first, *second]) if first.get(n) != second.get(n)]
-    return [(n, first.get(n) or "unknown", second.get(n) or "unknown") for n in names]
+def _kept(screen: Console, kept: Kept | None) -> None:
+    if kept is None:
+        _say(screen, "\nKept units: not compared, the networks have other layers")
+        return
+    table = _table("channels", "A keeps", "B keeps", "both", "by chance")
+    for layer in _shown(kept.layers):
+        _add(table, _layer_cells(layer))
+    whole = sum(layer.channels for layer in kept.layers)
+    _add(
+        table, ("all layers", *_counts(whole, kept.a, kept.b, kept.shared), f"{kept.by_chance:.1f}")
+    )
+    _section(screen, "Kept units", table)
+    hidden = len(kept.layers) - LAYERS_SHOWN
+    if hidden > 0:
+        _say(
+            screen, f"  {counted(hidden, 'layer')} more, whose widths differ least (--json has all)"
+        )
+    _say(
+        screen,
+        f"  B keeps {kept.share:.1f} % of what A keeps: {kept.shared} units, "
+        f"where choices at random share {kept.by_chance:.1f} ± {kept.chance_sd:.1f} (sd)",
+    )
+    if not kept.same_dense:
+        _say(screen, "  the dense networks differ: equal numbers do not mean equal channels")
 
 
-def _commit(environment: Mapping[str, Any]) -> str:
-    git = environment.get("git") or {}
-    commit = str(git.get("commit") or "unknown")[:12]
-    return commit + (" with uncommitted changes" if git.get("dirty") else "")
+def _shown(layers: tuple[Layer, ...]) -> list[Layer]:
+    """Those whose widths differ most, in the order of the network."""
+    order = sorted(range(len(layers)), key=lambda i: (-abs(layers[i].a - layers[i].b), i))
+    return [layers[i] for i in sorted(order[:LAYERS_SHOWN])]
 
 
-if __name__ == "__main__":  # the command stands above the tables, and these above this module
-    from benchmark.cli import run_app
-    from benchmark.pairtext import main
+def _layer_cells(layer: Layer) -> tuple[str, ...]:
+    counts = _counts(layer.channels, layer.a, layer.b, layer.shared)
+    return (layer.group, *counts, f"{layer.by_chance:.1f}")
 
+
+def _counts(*numbers: int) -> list[str]:
+    return [f"{n:,}" for n in numbers]
+
+
+def _accuracy(screen: Console, found: SideBySide) -> None:
+    heads = ["A", "B", "B - A"]
+    if not found.unpaired:
+        heads += ["95 % interval", "only A", "only B", "" if found.apart else "B is"]
+    table = _table(*heads)
+    dense = [_figure(v, 2) for v in (found.dense.a, found.dense.b)]
+    _add(table, (found.dense.name, *dense, *[""] * (len(heads) - 2)))
+    for point in found.accuracy:
+        _add(table, _point_cells(point, paired=not found.unpaired))
+    _section(screen, "Test accuracy, %", table)
+    if found.unpaired:
+        _say(screen, f"  no paired figures: {found.unpaired}")
+        return
+    _say(
+        screen,
+        f"  {found.images:,} test images, paired; only A, only B: images that one alone has right; "
+        f"interval: {found.scope}",
+    )
+    if not found.apart:
+        _say(screen, f"  B is better or worse where the interval lies beyond {MARGIN} points")
+    _classes(screen, found)
+
+
+def _point_cells(point: Point, paired: bool) -> list[str]:
+    cells = [TITLES[point.name], _figure(point.a, 2), _figure(point.b, 2)]
+    gap = point.b - point.a if point.difference is None else point.difference
+    cells.append(_calm(f"{gap:+.2f}"))
+    if paired:
+        cells += [f"{point.low:+.2f} to {point.high:+.2f}", f"{point.only_a}", f"{point.only_b}"]
+        cells.append(point.verdict or "")
+    return cells
+
+
+def _classes(screen: Console, found: SideBySide) -> None:
+    if not found.classes:
+        _say(screen, "  no class has more images right in one run than in the other")
+        return
+    shown = ", ".join(
+        f"class {c.label} {c.a} to {c.b} of {c.images} ({c.b - c.a:+d})" for c in found.classes
+    )
+    _say(screen, f"  largest changes from A to B, final, by class: {shown}")
+
+
+if __name__ == "__main__":
     run_app(main)

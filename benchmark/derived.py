@@ -33,13 +33,11 @@ from benchmark import (
     costs,
     dissectplot,
     export,
-    frames,
     looks,
     optimism,
     page,
     perclass,
     plots,
-    standing,
     statplots,
 )
 from benchmark import block as blocks
@@ -48,10 +46,19 @@ from benchmark.columns import Column
 from benchmark.files import dump_json, new_folder, write_text
 from benchmark.spec import digest
 from benchmark.store import Store
+from benchmark.study import Study, study
 from benchmark.tables import csv_text, latex_page, markdown_page
 
 STATE = "state.json"
 PICTURES = "figures"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A block whose leaderboard knows who may be the best, and its paired statistics."""
+
+    block: Block
+    study: Study
 
 
 @dataclass(frozen=True)
@@ -60,19 +67,20 @@ class Table:
 
     name: str
     columns: list[Column]
-    make: Callable[[Block], pd.DataFrame]
+    make: Callable[[Whole], pd.DataFrame]
 
 
 TABLES = (
-    Table("leaderboard", columns.LEADERBOARD, lambda b: b.board),
-    Table("runs", columns.RUNS, lambda b: b.runs),
-    Table("comparisons", comparisons.COLUMNS, comparisons.comparisons),
-    Table("differences", blockwise.COLUMNS, blockwise.block_differences),
-    Table("optimism", optimism.COLUMNS, optimism.optimism),
-    Table("budget", costs.COLUMNS, costs.budget),
-    Table("classes", perclass.COLUMNS, perclass.class_accuracy),
-    Table("checklist", checklist.COLUMNS, checklist.frame),
-    Table("published", against.COLUMNS, against.published),
+    Table("leaderboard", columns.LEADERBOARD, lambda w: w.block.board),
+    Table("runs", columns.RUNS, lambda w: w.block.runs),
+    Table("comparisons", comparisons.COLUMNS, lambda w: w.study.comparisons),
+    Table("differences", blockwise.COLUMNS, lambda w: w.study.differences),
+    Table("optimism", optimism.COLUMNS, lambda w: optimism.optimism(w.block)),
+    Table("selection", optimism.METHODS, lambda w: optimism.by_method(w.block)),
+    Table("budget", costs.COLUMNS, lambda w: costs.budget(w.block)),
+    Table("classes", perclass.COLUMNS, lambda w: perclass.class_accuracy(w.block)),
+    Table("checklist", checklist.COLUMNS, lambda w: checklist.frame(w.block)),
+    Table("published", against.COLUMNS, lambda w: against.published(w.block)),
 )
 
 
@@ -112,13 +120,13 @@ class Derived:
         return found
 
 
-def read_whole(root: Path, name: str) -> Block | None:
-    """A block whose leaderboard knows who may be the best."""
+def read_whole(root: Path, name: str) -> Whole | None:
+    """None: nothing in it can be read."""
     block = blocks.read_block(root, name)
     if block is None:
         return None
-    board = frames.with_standings(block.board, standing.standings(block))
-    return replace(block, board=board)
+    found = study(block)
+    return Whole(replace(block, board=found.board), found)
 
 
 def derive(root: Path, name: str, png: bool = False) -> Derived | None:
@@ -129,23 +137,24 @@ def derive(root: Path, name: str, png: bool = False) -> Derived | None:
     kept = None if png else _kept(root, folder, name, seen)
     if kept is not None:
         return kept
-    block = read_whole(root, name)
-    if block is None:
+    whole = read_whole(root, name)
+    if whole is None:
         return None
-    made = {table.name: table.make(block) for table in TABLES}
-    pictures = tuple(_draw(root, block, made["comparisons"], png))
+    made = {table.name: table.make(whole) for table in TABLES}
+    pictures = tuple(_draw(root, whole, png))
     shutil.rmtree(folder, ignore_errors=True)
     with new_folder(folder) as draft:
         for table in TABLES:
             _write_table(draft, table, made[table.name])
-        for file, text in _texts(block, made["comparisons"], pictures).items():
+        for file, text in _texts(whole, pictures).items():
             write_text(draft / file, text)
         facts = seen | {"name": name, "pictures": [asdict(p) for p in pictures]}
         write_text(draft / STATE, dump_json(facts))
     return Derived(folder, name, pictures, is_new=True)
 
 
-def _texts(block: Block, compared: pd.DataFrame, pictures: Sequence[Picture]) -> dict[str, str]:
+def _texts(whole: Whole, pictures: Sequence[Picture]) -> dict[str, str]:
+    block, compared = whole.block, whole.study.comparisons
     links: dict[str, list[str]] = {}
     for picture in pictures:
         links.setdefault(picture.table, []).append(f"../{picture.file}")
@@ -176,9 +185,10 @@ def _kept(root: Path, folder: Path, name: str, seen: dict[str, str]) -> Derived 
     return Derived(folder, name, pictures) if is_current and is_whole else None
 
 
-def _draw(root: Path, block: Block, compared: pd.DataFrame, png: bool) -> Iterator[Picture]:
+def _draw(root: Path, whole: Whole, png: bool) -> Iterator[Picture]:
     with looks.fixed_style():
-        drawn = (*(draw(block) for draw in DRAW), statplots.figures(block, compared))
+        drawn = [draw(whole.block) for draw in DRAW]
+        drawn.append(statplots.figures(whole.block, whole.study.comparisons))
         for table, stem, caption, figure in itertools.chain(*drawn):
             file = f"{PICTURES}/{stem}.svg"
             plots.save(figure, root / file, png)

@@ -80,7 +80,7 @@ def point(
     chosen, scores = make_plan(spec, method, net, budget, trainer, context)
     assert scores is not None
     own = select.best(net.group_scores(scores, method.comparable), plan.widths())
-    check = check_selection(method, net, scores, own, trainer)
+    check = check_selection(method, net, scores, own, budget, trainer)
     agreement = check_agreement(spec, method, net, scores, chosen, budget, context)
     rates = {row.lr for row in trainer.curve}
     return {

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from benchmark import diagnostics, dissection, environment
 from benchmark.cli import DONE, console, run_app
-from benchmark.compare import kept_overlap
 from benchmark.context import Context, budget_of, make_trainer, set_threads_and_determinism, start
 from benchmark.data import Data
+from benchmark.differences import kept_overlap
 from benchmark.dissection import KIND, VERSION, Layer, short
 from benchmark.encoding import decode
 from benchmark.errors import BadInput

@@ -31,7 +31,7 @@ from benchmark.columns import (
     STANDING,
     Column,
 )
-from benchmark.compare import kept_overlap
+from benchmark.differences import kept_overlap
 from benchmark.pooling import best_of
 from benchmark.record import RunRecord, read_plan
 from benchmark.spec import RunSpec

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmark import paired
 from benchmark.answers import MISSING, OTHER_ACCURACY, OTHER_ORDER, SLACK
-from benchmark.compare import Run
+from benchmark.differences import Run
 from benchmark.errors import BadInput
 from benchmark.record import RunRecord
 

@@ -29,7 +29,7 @@ class Results:
 
     def __init__(self, root: Path) -> None:
         found = (read_whole(root, name) for name in blocks.names(root))
-        self._blocks = [block for block in found if block is not None]
+        self._blocks = [whole for whole in found if whole is not None]
         self._made: dict[str, pd.DataFrame] = {}
         if not self._blocks:
             raise BadInput(f"no results under {root}: run a benchmark first")
@@ -43,7 +43,7 @@ class Results:
             table = next((t for t in TABLES if t.name == name), None)
             if table is None:
                 raise BadInput(f"no table '{name}': there are {', '.join(self.names)}")
-            parts = [table.make(block) for block in self._blocks]
+            parts = [table.make(whole) for whole in self._blocks]
             self._made[name] = pd.concat(parts, ignore_index=True)
         return self._made[name]
 

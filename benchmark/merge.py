@@ -15,9 +15,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmark import compare
+from benchmark import differences
 from benchmark.cli import DONE, FAILED, console, run_app
-from benchmark.compare import Difference, Run
+from benchmark.differences import Difference, Run
 from benchmark.errors import BadInput
 from benchmark.files import DRAFT, check_writable, new_folder, write_new, write_numbered
 from benchmark.progress import counted, counting
@@ -96,7 +96,7 @@ def _add_run(merging: Merging, folder: Path) -> None:
     except BadInput as error:
         merging.broken.append(f"not merged: {error}")
         return
-    found = compare.differences(ours, run)
+    found = differences.differences(ours, run)
     if not found:
         merging.there += 1
         _add_measurements(merging, target, known, folder)
@@ -112,14 +112,14 @@ def _add_run(merging: Merging, folder: Path) -> None:
 
 def whole_run(folder: Path) -> Run:
     """The run with all its files, which fit together."""
-    run = compare.read_run(folder)
+    run = differences.read_run(folder)
     if digest(run.keep) != run.record.plan:
-        raise BadInput(f"{folder / compare.PLAN} is not the plan of its record")
+        raise BadInput(f"{folder / differences.PLAN} is not the plan of its record")
     return run
 
 
 def _other_kind(one: Run, other: Run) -> bool:
-    first, second = (compare.kind_of(r.record.environment) for r in (one, other))
+    first, second = (differences.kind_of(r.record.environment) for r in (one, other))
     return first != second
 
 

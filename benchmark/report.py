@@ -5,7 +5,7 @@ Same records, same bytes: no clock, no host, sorted rows, fixed decimals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +69,17 @@ def build(root: Path, png: bool = False, say: Say = quiet) -> list[Path]:
     write_text(root / MANIFEST, "".join(f"{name}\n" for name in sorted(written)))
     images = [str(Path(name).with_suffix(".png")) for name in drawn] if png else []
     return [root / name for name in sorted([*written, MANIFEST, *images])]
+
+
+def rows_of(root: Path, cells: Set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of the leaderboard, and what they are compared with, for these cells: with all seeds
+    that are there."""
+    found = list(_derived(root, False, quiet))
+    board, compared = (
+        pd.concat([part.frame(name) for part in found], ignore_index=True)
+        for name in ("leaderboard", "comparisons")
+    )
+    return board[board["cell"].isin(cells)], compared[compared["cell"].isin(cells)]
 
 
 def _derived(root: Path, png: bool, say: Say) -> Iterator[Derived]:

@@ -19,11 +19,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmark import baseline, compare, data, environment
+from benchmark import baseline, data, differences, environment
 from benchmark.cli import FAILED, INTERRUPTED, complain, console, run_app
-from benchmark.compare import Run
 from benchmark.context import Context, set_threads_and_determinism
 from benchmark.data import Data
+from benchmark.differences import Run
 from benchmark.errors import BadInput
 from benchmark.execute import run_one
 from benchmark.files import check_writable, new_folder
@@ -63,7 +63,7 @@ def job_of(folder: Path, words: dict[str, Any], method_file: Path | None, reuse_
     Raises:
         BadInput: the record is not whole, or this code or these files are not those of the record.
     """
-    recorded = compare.read_run(folder)
+    recorded = differences.read_run(folder)
     spec, made_on = recorded.record.spec, recorded.record.environment
     if spec.protocol != PROTOCOL:
         raise BadInput(
@@ -233,7 +233,7 @@ def run_again(job: Job, found: Data, place: Path, screen: Console) -> Run:
             command=job.recorded.record.command,
         )
         run_one(job.spec, job.entry, context)
-    return compare.read_run(Store(place).run_folder(job.spec))
+    return differences.read_run(Store(place).run_folder(job.spec))
 
 
 # ---- the command ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.estimate import is_done
 from benchmark.files import check_writable
-from benchmark.frames import LEAST_SEEDS, leaderboard, load
+from benchmark.frames import LEAST_SEEDS
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import added_line, show_grid, show_list
 from benchmark.options import Options, options_from
@@ -171,9 +171,8 @@ def show_outcome(
 ) -> None:
     """The leaderboard of this grid, where its files are, and what to try next."""
     warn_of_damage(Store(options.results), screen)
-    runs = load(options.results)
-    own = runs[runs["run_id"].isin({c.spec.run_id for c in cells})]
-    screen.print(report.terminal_table(leaderboard(own)))
+    board, compared = report.rows_of(options.results, {c.spec.cell().run_id for c in cells})
+    screen.print(report.terminal_table(board, compared))
     done = sum(is_done(c, options) for c in cells)
     screen.print(
         f"{done} of {len(cells)} cells done, {failed} failed, {len(cells) - done - failed} not "

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import compare
+from benchmark import differences
 from benchmark.boards import FAMILY, SETTING
 from benchmark.frames import MOST_FLOOR, SATURATED
 from benchmark.record import RunRecord
@@ -37,7 +37,7 @@ def settings(a: RunSpec, b: RunSpec) -> tuple[Values, ...]:
         if not (isinstance(one, dict) and isinstance(other, dict)):
             one, other = {name: one}, {name: other}
         else:
-            one, other = compare.leaves(one, name), compare.leaves(other, name)
+            one, other = differences.leaves(one, name), differences.leaves(other, name)
         places = dict.fromkeys([*one, *other])
         found += [Values(p, one.get(p), other.get(p)) for p in places]
     return tuple(v for v in found if canonical(v.a) != canonical(v.b))

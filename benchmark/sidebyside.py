@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import compare, frames
-from benchmark.compare import Run, hardware_of, kept_overlap
+from benchmark import differences, frames
+from benchmark.differences import Run, hardware_of, kept_overlap
 from benchmark.errors import BadInput
 from benchmark.imagewise import POINTS, SCOPE, ClassChange, Point, class_changes, on_images, point
 from benchmark.record import RECORD, RunRecord, read_record
@@ -94,9 +94,9 @@ def read(folder: Path) -> Run:
     Raises:
         BadInput: record or plan cannot be read, or predictions that are there.
     """
-    there = (folder / compare.PREDICTIONS).exists()
-    arrays = compare.arrays_of(folder) if there else {}
-    return Run(folder, read_record(folder / RECORD), compare.keep_of(folder), [], arrays)
+    there = (folder / differences.PREDICTIONS).exists()
+    arrays = differences.arrays_of(folder) if there else {}
+    return Run(folder, read_record(folder / RECORD), differences.keep_of(folder), [], arrays)
 
 
 def compared(a: Run, b: Run) -> SideBySide:
@@ -131,7 +131,7 @@ def compared(a: Run, b: Run) -> SideBySide:
         no_seconds=same_machine,
         environment=tuple(
             Values(*fact)
-            for fact in compare.evidence_differences(a.record.environment, b.record.environment)
+            for fact in differences.evidence_differences(a.record.environment, b.record.environment)
         ),
     )
 

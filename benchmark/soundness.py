@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from benchmark.block import PREDICTIONS
-from benchmark.compare import hardware_of
+from benchmark.differences import hardware_of
 from benchmark.frames import LEAST_SEEDS
 from benchmark.paired import CROSSED_SEEDS
 from benchmark.progress import counted

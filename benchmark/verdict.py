@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import compare
+from benchmark import differences
 from benchmark.cli import DONE, FAILED
-from benchmark.compare import Difference, Run
+from benchmark.differences import Difference, Run
 from benchmark.paired import MARGIN
 from benchmark.progress import duration
 from benchmark.record import RunRecord
@@ -63,13 +63,13 @@ def paired(one: np.ndarray, other: np.ndarray, labels: np.ndarray) -> Paired:
 
 def introduce(record: RunRecord, here: Mapping[str, Any], say: Say) -> bool:
     """Say which run it is and how then and now differ; whether every bit has to be equal."""
-    spec, same_kind = record.spec, compare.same_bits_expected(record.environment, here)
+    spec, same_kind = record.spec, differences.same_bits_expected(record.environment, here)
     say(
         f"run {record.run_id}: {spec.method.label} on {spec.data.name}, {spec.arch.name}, seed "
         f"{spec.seeds.run}, {100 * record.flops_reduction:.1f} % of the FLOPs removed; it took "
         f"{duration(record.seconds)} then"
     )
-    for name, one, other in compare.evidence_differences(record.environment, here):
+    for name, one, other in differences.evidence_differences(record.environment, here):
         say(f"  {name}: {one} in the record, {other} here")
     if same_kind:
         say("this machine is of the same kind: every bit is compared")
@@ -103,7 +103,7 @@ def contradictions(run: Run, labels: np.ndarray) -> list[Difference]:
 
 def judge(recorded: Run, again: Run, labels: np.ndarray, same_kind: bool, say: Say) -> int:
     """Say what was found; the exit code."""
-    found = compare.differences(recorded, again)
+    found = differences.differences(recorded, again)
     if not same_kind:
         return _by_images(recorded, again, labels, not found, say)
     if found:
@@ -116,8 +116,8 @@ def judge(recorded: Run, again: Run, labels: np.ndarray, same_kind: bool, say: S
         say(f"not reproduced: {fields} on a machine of the same kind")
         return FAILED
     say(
-        f"reproduced: equal to the bit in {len(compare.results(recorded.record))} fields of the "
-        f"record (plan, weights and every accuracy among them), in the curve and in "
+        f"reproduced: equal to the bit in {len(differences.results(recorded.record))} fields of "
+        f"the record (plan, weights and every accuracy among them), in the curve and in "
         f"{len(recorded.arrays)} arrays of predictions"
     )
     return DONE
@@ -145,7 +145,7 @@ def show_figures(recorded: Run, again: Run, labels: np.ndarray, say: Say) -> Non
     if there.dense.accuracy is not None and here.dense.accuracy is not None:
         dense = (there.dense.accuracy.test_top1, here.dense.accuracy.test_top1)
         say(f"  dense network: {100 * dense[0]:.2f} % in the record, {100 * dense[1]:.2f} % here")
-    overlap = compare.kept_overlap(recorded.keep, again.keep)
+    overlap = differences.kept_overlap(recorded.keep, again.keep)
     say(f"  kept units: {100 * overlap:.1f} % of those in the record are kept here too")
     for point, pair in points(recorded, again, labels).items():
         title, place = POINTS[point]

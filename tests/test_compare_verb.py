@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark import paired, pairtext
+from benchmark import compare, paired
 from benchmark.cli import BAD_INPUT, DONE, invoke
-from benchmark.compare import Run
+from benchmark.differences import Run
 from benchmark.errors import BadInput
 from benchmark.record import RunRecord
 from benchmark.settings import settings
@@ -284,7 +284,7 @@ def published(root: Path, *runs: Run) -> list[str]:
 
 def test_the_command_by_beginnings_of_ids(tmp_path: Path, capsys: Any) -> None:
     one, other = published(tmp_path, run(A), run(B, {"final": FINAL_B}))
-    assert invoke(pairtext.main, [one[:8], other[:8], "--results", str(tmp_path)]) == DONE
+    assert invoke(compare.main, [one[:8], other[:8], "--results", str(tmp_path)]) == DONE
     said = capsys.readouterr().out
     words = " ".join(said.split())
     assert "May be compared: both belong in one table." in said
@@ -300,7 +300,7 @@ def test_the_command_by_beginnings_of_ids(tmp_path: Path, capsys: Any) -> None:
 def test_the_command_says_that_two_are_never_compared(tmp_path: Path, capsys: Any) -> None:
     half = record(spec("hrank", precision="bf16"))
     one, other = published(tmp_path, run(A), run(half))
-    assert invoke(pairtext.main, [one, other, "--results", str(tmp_path)]) == DONE
+    assert invoke(compare.main, [one, other, "--results", str(tmp_path)]) == DONE
     said = capsys.readouterr().out
     assert "Not to be compared, they differ in precision (fp32 and bf16): no verdict" in said
     assert not {"undecided", "better", "equivalent"} & set(said.split())
@@ -308,7 +308,7 @@ def test_the_command_says_that_two_are_never_compared(tmp_path: Path, capsys: An
 
 def test_json_holds_the_same_facts(tmp_path: Path, capsys: Any) -> None:
     one, other = published(tmp_path, run(A), run(B, {"final": FINAL_B}))
-    assert invoke(pairtext.main, [one, other, "--json", "--results", str(tmp_path)]) == DONE
+    assert invoke(compare.main, [one, other, "--json", "--results", str(tmp_path)]) == DONE
     found = json.loads(capsys.readouterr().out)
     assert [r["run_id"] for r in found["runs"]] == [one, other]
     assert found["accuracy"][-1]["only_a"] == 3
@@ -319,8 +319,8 @@ def test_json_holds_the_same_facts(tmp_path: Path, capsys: Any) -> None:
 def test_mistakes_are_one_line(tmp_path: Path, capsys: Any) -> None:
     one, _ = published(tmp_path, run(A), run(B))
     place = ["--results", str(tmp_path)]
-    assert invoke(pairtext.main, [one, one[:6], *place]) == BAD_INPUT
-    assert invoke(pairtext.main, [one, "ffff", *place]) == BAD_INPUT
+    assert invoke(compare.main, [one, one[:6], *place]) == BAD_INPUT
+    assert invoke(compare.main, [one, "ffff", *place]) == BAD_INPUT
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert said[0].startswith(f"error: both are run {one}")

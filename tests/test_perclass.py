@@ -15,7 +15,7 @@ from benchmark import classplot, dissectplot, perclass
 from benchmark.block import Block, blocks
 from benchmark.cli import DONE
 from benchmark.columns import Column
-from benchmark.compare import differences, read_run
+from benchmark.differences import differences, read_run
 from benchmark.errors import BadInput
 from benchmark.record import RunRecord
 from benchmark.store import Store

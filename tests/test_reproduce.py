@@ -17,11 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import archs, compare, reproduce, verdict
+from benchmark import archs, differences, reproduce, verdict
 from benchmark.cli import BAD_INPUT, DONE, FAILED, invoke
-from benchmark.compare import Run
 from benchmark.context import Context
 from benchmark.data import load_data
+from benchmark.differences import Run
 from benchmark.errors import BadInput
 from benchmark.execute import run_one
 from benchmark.options import options_from
@@ -167,7 +167,7 @@ def judged(recorded: Run, other: Run, same_kind: bool) -> tuple[int, str]:
 def test_elsewhere_a_worse_network_and_a_figure_without_images_are_no_reproduction(
     results: Path,
 ) -> None:
-    found = compare.read_run(folder_of(results))
+    found = differences.read_run(folder_of(results))
     assert judged(found, found, same_kind=False)[1].endswith("the machine is of another kind")
     name = "test_final_class"
     worse = found.arrays | {name: np.roll(found.arrays[name], 1)}
@@ -205,11 +205,11 @@ def test_the_interval_by_hand() -> None:
 
 @pytest.fixture(scope="module")
 def recorded(results: Path) -> Run:
-    return compare.read_run(folder_of(results))
+    return differences.read_run(folder_of(results))
 
 
 def fields(one: Run, other: Run) -> set[str]:
-    return {d.field for d in compare.differences(one, other)}
+    return {d.field for d in differences.differences(one, other)}
 
 
 @pytest.mark.parametrize(
@@ -252,14 +252,14 @@ def test_plan_curve_and_predictions_are_compared(recorded: Run) -> None:
     assert fields(recorded, dataclasses.replace(recorded, keep=keep)) == {"plan.json"}
     curve = [dict(row) for row in recorded.curve]
     curve[0]["loss"] = "1.0"
-    (found,) = compare.differences(recorded, dataclasses.replace(recorded, curve=curve))
+    (found,) = differences.differences(recorded, dataclasses.replace(recorded, curve=curve))
     assert (found.field.split()[:2], found.rounded) == (["curve.csv", "loss"], True)
     assert fields(recorded, dataclasses.replace(recorded, curve=[])) == {"curve.csv"}
     for name, rounded in (("test_final_class", False), ("val_final_margin", True)):
         array = recorded.arrays[name].copy()
         array[0] += 1
         other = dataclasses.replace(recorded, arrays=recorded.arrays | {name: array})
-        (found,) = compare.differences(recorded, other)
+        (found,) = differences.differences(recorded, other)
         assert (found.field, found.rounded) == (f"predictions.npz {name}", rounded)
         assert found.other == "1 of them differ"
         short = dataclasses.replace(recorded, arrays=recorded.arrays | {name: array[1:]})

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmark import planning
-from benchmark.compare import Run, differences
+from benchmark.differences import Run, differences
 from benchmark.frames import runs_frame
 from benchmark.planning import check_selection, networks_judged
 from benchmark.record import SelectionCheck, read_record
