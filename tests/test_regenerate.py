@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark import block as blocks
-from benchmark.derived import TABLES
+from benchmark.derived import TABLES, Whole, read_whole
 from benchmark.report import MANIFEST, build
 from benchmark.store import Store
+from benchmark.study import study
 from benchmark.tables import csv_text
 from methods.api import Plan
 from tests.synthetic import from_scratch, record, spec, three, write
@@ -247,9 +249,9 @@ def texts(root: Path) -> dict[str, str]:
     """Every derived table of every block as CSV."""
     found = {}
     for name in blocks.names(root):
-        block = blocks.read_block(root, name)
-        assert block is not None
-        found |= {f"{name} {t.name}": csv_text(t.make(block), t.columns) for t in TABLES}
+        whole = read_whole(root, name)
+        assert whole is not None
+        found |= {f"{name} {t.name}": csv_text(t.make(whole), t.columns) for t in TABLES}
     return found
 
 
@@ -281,5 +283,7 @@ def test_tables_do_not_depend_on_the_order_of_records(
         data, _, arch = name.partition("/")
         by_id = {r.run_id: r for r in records}
         block = blocks.Block(data, arch, store, by_id, runs, blocks.frames.leaderboard(runs))
+        compared = study(block)
+        whole = Whole(replace(block, board=compared.board), compared)
         for table in TABLES:
-            assert csv_text(table.make(block), table.columns) == usual[f"{name} {table.name}"]
+            assert csv_text(table.make(whole), table.columns) == usual[f"{name} {table.name}"]
