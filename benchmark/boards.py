@@ -74,34 +74,44 @@ def name_entries(rows: list[Row]) -> None:
     cells: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         cells[row["cell"]].append(row)
-    names = {cell: _title(part) for cell, part in cells.items()}
     firsts = {cell: part[0] for cell, part in cells.items()}
+    twins: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in firsts.values():
+        twins[row["table"], row["method"]].append(row)
+    told_apart = {key: _told_apart(part) for key, part in twins.items()}
+    names = {
+        cell: _name(_title(cells[cell]), row, *told_apart[row["table"], row["method"]])
+        for cell, row in firsts.items()
+    }
+    namesakes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for cell, row in firsts.items():
-        twins = [r for r in firsts.values() if _same_label(r, row)]
-        varying = [a for a in AXES if len({r[a] for r in twins}) > 1]
-        extra = [str(row[a]) if a in PLAIN else f"{a} {row[a]}" for a in varying]
-        extra += _differing_params(row, twins)
-        if row["preparation"] == "free":
-            extra.append("preparation free")
-        names[cell] += " + LS" * (row["reconstruct"] == "ls") + "".join(f", {e}" for e in extra)
+        namesakes[row["table"], names[cell]].add(row["method"])
     for cell, part in cells.items():
         table, label = part[0]["table"], part[0]["method"]
-        same = [c for c, r in firsts.items() if r["table"] == table and names[c] == names[cell]]
-        namesakes = {firsts[c]["method"] for c in same}
+        is_shared = len(namesakes[table, names[cell]]) > 1
         for row in part:
-            row["entry"] = names[cell] + (f" [{label}]" if len(namesakes) > 1 else "")
+            row["entry"] = names[cell] + (f" [{label}]" if is_shared else "")
+
+
+def _told_apart(twins: list[Row]) -> tuple[list[str], list[str]]:
+    """Axes, and names of hyper-parameters, in which cells of one method in one table differ."""
+    axes = [axis for axis in AXES if len({row[axis] for row in twins}) > 1]
+    texts = sorted({row["params"] for row in twins})
+    params = [json.loads(text) for text in texts]
+    names = dict.fromkeys(name for own in params for name in own)
+    return axes, [n for n in names if len({json.dumps(own.get(n)) for own in params}) > 1]
+
+
+def _name(title: str, row: Row, axes: list[str], params: list[str]) -> str:
+    extra = [str(row[axis]) if axis in PLAIN else f"{axis} {row[axis]}" for axis in axes]
+    if params:
+        own = json.loads(row["params"])
+        extra += [f"{name}={own[name]}" for name in own if name in params]
+    if row["preparation"] == "free":
+        extra.append("preparation free")
+    return title + " + LS" * (row["reconstruct"] == "ls") + "".join(f", {e}" for e in extra)
 
 
 def _title(part: list[Row]) -> str:
     done = {row["title"] for row in part if row["status"] == "done"}
     return " / ".join(sorted(done or {row["title"] for row in part}))
-
-
-def _same_label(one: Row, other: Row) -> bool:
-    return all(one[c] == other[c] for c in ("table", "method"))
-
-
-def _differing_params(row: Row, twins: list[Row]) -> list[str]:
-    own = json.loads(row["params"])
-    others = [json.loads(r["params"]) for r in twins]
-    return [f"{k}={v}" for k, v in own.items() if any(o.get(k) != v for o in others)]

@@ -16,6 +16,15 @@ from benchmark.page import MOST_DETAILS, Content, cards
 MOST_FIGURES = 200  # drawn into the page; all are files too
 MOST_ROWS = 20_000  # of a further table
 NAMED = 3  # tables that break a rule
+# Tables of the page, in its order. The others, and the columns below, are in the CSV files.
+SHOWN = (
+    "comparisons", "published", "optimism", "selection", "budget", "classes", "exploratory",
+    "pooled", "ranking", "stability", "areas", "profiles",
+)  # fmt: skip
+UNSHOWN = {
+    "protocol", "precision", "scope", "min_width", "baseline_epochs", "budget_epochs", "params",
+    "source", "revision", "family", "reference_cell", "control", "label", "against", "apart",
+}  # fmt: skip
 
 
 def content(
@@ -25,11 +34,9 @@ def content(
 ) -> Content:
     """`frames`: all tables by name; `leaderboard` and `runs` among them."""
     board, runs = frames["leaderboard"][0], frames["runs"][0]
-    apart = {"leaderboard", "runs", "checklist"}
     compared, columns = frames["comparisons"]
     declared = compared["family"] == "declared"
-    further = {name: frame for name, frame in frames.items() if name not in apart}
-    further |= {
+    known = dict(frames) | {
         "comparisons": (compared[declared].reset_index(drop=True), columns),
         "exploratory": (compared[~declared].reset_index(drop=True), columns),
     }
@@ -37,11 +44,7 @@ def content(
     return Content(
         board=board,
         runs=runs,
-        frames={
-            name: (frame.head(MOST_ROWS), columns)
-            for name, (frame, columns) in further.items()
-            if len(frame)
-        },
+        frames={name: _shown(*known[name]) for name in SHOWN if len(known[name][0])},
         details=_details(found),
         cards=cards(board["method"]),
         checklist=verdicts(frames["checklist"][0]),
@@ -49,6 +52,11 @@ def content(
         captions={str(t): tables.caption(part) for t, part in parts.items()},
         notes={str(t): tables.notes(part) for t, part in parts.items()},
     )
+
+
+def _shown(frame: pd.DataFrame, columns: list[Column]) -> tuple[pd.DataFrame, list[Column]]:
+    kept = [c for c in columns if c.name not in UNSHOWN]
+    return frame.head(MOST_ROWS)[[c.name for c in kept]], kept
 
 
 def _details(found: Sequence[Derived]) -> dict[str, Any]:

@@ -52,8 +52,20 @@ FRAMES = {
                   "comparable, and the reason is named."),
     "optimism": ("What choosing the epoch is worth", "Last epoch, best validation epoch and best "
                  "test epoch of the same runs. The gap to the last is what selection alone adds."),
+    "selection": ("The same by method", "A seed is one observation: its mean over all targets."),
     "budget": ("Accuracy against total training cost", "All phases count, those before pruning "
                "too. Controls show what the same budget buys without the method."),
+    "classes": ("Accuracy per class", "Of the dense network and at each stage after pruning, means "
+                "over seeds. A label is known where some run got the image right; images that no "
+                "run got right are counted as unrevealed."),
+    "exploratory": ("Other comparisons", "Exploratory: each interval stands for itself, and with "
+                    "this many some leave out zero by chance."),
+    "pooled": ("Over boards", "Differences to the references, targets averaged within each pair of "
+               "data and architecture. No test below six pairs."),
+    "areas": ("Area under accuracy against FLOPs", "Mean accuracy over the range of log FLOPs that "
+              "all rows of a board cover; a row that lacks a target has none."),
+    "profiles": ("Performance profiles", "Share of cells in which a method's error is at most so "
+                 "many times the smallest there."),
     "ranking": ("Overall ranking", "Over boards. Withheld, with the reason, until three pairs of "
                 "data and architecture are complete."),
     "stability": ("Rank stability", "Kendall's tau between the orders of methods at two targets or "
