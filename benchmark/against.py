@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import frames, recount
+from benchmark import frames, recount, summaries
 from benchmark.block import Block
 from benchmark.claimed import (
     ABOVE,
@@ -146,8 +146,8 @@ def offered(block: Block, labels: Collection[str]) -> Iterator[Reproduced]:
 def _reproduced(
     row: pd.Series[Any], runs: pd.DataFrame, figure: str, column: str, reductions: dict[str, float]
 ) -> Reproduced:
-    top1 = frames.summary(runs[column].tolist())
-    delta = frames.summary((runs[column] - runs["dense_top1"]).tolist())["mean"]
+    top1 = summaries.summary(runs[column].tolist())
+    delta = summaries.summary((runs[column] - runs["dense_top1"]).tolist())["mean"]
     return Reproduced(
         method=str(row["method"]),
         arch=str(row["arch"]),

@@ -10,10 +10,11 @@ import pandas as pd
 from benchmark import fairness, frames, soundness
 from benchmark.block import Block
 from benchmark.columns import Column
-from benchmark.frames import LEAST_SEEDS, MOST_FLOOR, SATURATED
+from benchmark.frames import MOST_FLOOR, SATURATED
 from benchmark.ledger import FORWARD_SHARE
 from benchmark.paired import CROSSED_SEEDS, MARGIN
 from benchmark.select import TOLERANCE
+from benchmark.summaries import LEAST_SEEDS
 from benchmark.tableview import Found, View, views
 
 Rule = Callable[[View], Found]

@@ -21,6 +21,7 @@ from benchmark.published import Claim
 REPRODUCED, ABOVE, BELOW = "reproduced", "above", "below"
 NOT_COMPARABLE, NOT_YET_RUN = "not comparable", "not yet run"
 TRACK = "paper"  # the others have a budget of their own
+WIDEST = 1.0  # percentage points either way; else few noisy runs would reproduce everything
 SAME_POINT = 1.0  # percentage points of FLOPs reduction: nearer is the same operating point
 LAST, BEST_TEST = "last epoch", "best test epoch"
 
@@ -165,3 +166,6 @@ def _other_figure(claim: Claim, ours: Reproduced) -> Iterator[str]:
         yield f"test-selected: ours is the best test epoch, it is '{claim.figure}'"
     if ours.low is None or ours.high is None:
         yield f"no interval: {ours.n} {'run' if ours.n == 1 else 'runs'}"
+    elif ours.high - ours.low > 2 * WIDEST:
+        wide = (ours.high - ours.low) / 2
+        yield f"interval too wide: {wide:.1f} points either way hold nearly any figure"

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmark import frames
+from benchmark import summaries
 from benchmark.block import Block
 from benchmark.costs import budget
 from benchmark.looks import Look, appearances, ordered_entries, wrapped
@@ -106,8 +106,8 @@ def _dense(axes: Axes, part: pd.DataFrame) -> None:
 
 
 def _bars(part: pd.DataFrame) -> str:
-    few = part["n"] < frames.LEAST_SEEDS
-    less = f"; no bar: fewer than {frames.LEAST_SEEDS} seeds" if few.any() else ""
+    few = part["n"] < summaries.LEAST_SEEDS
+    less = f"; no bar: fewer than {summaries.LEAST_SEEDS} seeds" if few.any() else ""
     return f"mean over seeds, bar: 95 % t-interval{less}"
 
 

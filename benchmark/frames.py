@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from benchmark import boards, columns
 from benchmark.attempts import Attempt
@@ -36,9 +35,9 @@ from benchmark.pooling import best_of
 from benchmark.record import RunRecord, read_plan
 from benchmark.spec import RunSpec
 from benchmark.store import Store
+from benchmark.summaries import LEAST_SEEDS, mean, median, summary
 from methods import UnknownMethod, find
 
-LEAST_SEEDS = 3  # for a rank
 MOST_FLOOR = 50.0  # % of groups at their minimum width (DECISIONS 16)
 SATURATED = 98.0  # % dense accuracy: differences are no ranking
 MIXED = "timings of several machines"  # the mark of rows that have none
@@ -78,7 +77,10 @@ def runs_frame(
 
 def leaderboard(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per cell, with statistics over its seeds, marks and ranks."""
-    rows = [_cell_row(part) for _, part in runs.groupby("cell", sort=False)]
+    cells: dict[str, list[Row]] = defaultdict(list)
+    for row in rows_of(runs):
+        cells[row["cell"]].append(row)
+    rows = [_cell_row(part) for part in cells.values()]
     _rank(rows)
     frame = typed(rows, LEADERBOARD)
     key = [*boards.SETTING, "table", "target"]
@@ -91,23 +93,6 @@ def with_standings(board: pd.DataFrame, standings: pd.DataFrame) -> pd.DataFrame
     """The leaderboard with what the predictions tell of who may be the best, by cell."""
     found = standings.set_index("cell").reindex(board["cell"])
     return board.assign(**{name: found[name].to_numpy() for name in STANDING})
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """Mean, sample sd (from 2 values) and 95 % t-interval (from 3: with two it would span up to 25
-    sd and mislead); NaN where undefined."""
-    found = np.asarray([v for v in values if not math.isnan(v)])
-    n, nan = len(found), math.nan
-    if n == 0:
-        return {"mean": nan, "sd": nan, "low": nan, "high": nan}
-    mean = float(found.mean())
-    if n == 1:
-        return {"mean": mean, "sd": nan, "low": nan, "high": nan}
-    sd = float(found.std(ddof=1))
-    if n < LEAST_SEEDS:
-        return {"mean": mean, "sd": sd, "low": nan, "high": nan}
-    half = float(student.ppf(0.975, n - 1)) * sd / math.sqrt(n)
-    return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
 
 
 # ---- runs ----------------------------------------------------------------------------------------
@@ -156,24 +141,28 @@ def _card(spec: RunSpec) -> tuple[str, bool]:
 # ---- cells ---------------------------------------------------------------------------------------
 
 
-def _cell_row(part: pd.DataFrame) -> Row:
-    done, first = part[part["status"] == "done"], part.iloc[0]
-    lost = part[part["status"] != "done"]
-    row: Row = {c.name: first[c.name] for c in LEADERBOARD if c.name in part}
+def _cell_row(part: list[Row]) -> Row:
+    """From the rows of a cell's runs: plain dicts, since a frame of five rows is slow to cut."""
+    done = [row for row in part if row["status"] == "done"]
+    lost = [row for row in part if row["status"] != "done"]
+    row: Row = {c.name: part[0][c.name] for c in LEADERBOARD if c.name in part[0]}
     row |= {"n": len(done), "missing": len(lost), "reason": _reasons(lost)}
-    row["seeds"] = " ".join(f"{seed:.0f}" for seed in done["seed"])
-    row["title"] = " / ".join(sorted(set(done["title"]) or set(part["title"])))
-    row["status"] = "done" if len(done) else _worst(set(lost["status"]))
+    row["seeds"] = " ".join(f"{r['seed']:.0f}" for r in done)
+    row["title"] = " / ".join(sorted({r["title"] for r in done or part}))
+    row["status"] = "done" if done else _worst({r["status"] for r in lost})
     for name, source in QUANTITIES.items():
-        row |= {f"{name}_{k}": v for k, v in summary(done[source].tolist()).items()}
-    networks = done[done["dense_weights"] != ""].drop_duplicates("dense_weights")
-    dense = summary(networks["dense_top1"].tolist())
+        row |= {f"{name}_{k}": v for k, v in summary([r[source] for r in done]).items()}
+    networks: dict[str, float] = {}
+    for run in done:
+        if run["dense_weights"]:
+            networks.setdefault(run["dense_weights"], run["dense_top1"])
+    dense = summary([*networks.values()])
     row |= {"dense_mean": dense["mean"], "dense_sd": dense["sd"], "dense_n": len(networks)}
-    row |= {name: summary(done[name].tolist())["mean"] for name in MEANS}
-    finals = done["test_final"].tolist()
+    row |= {name: mean([r[name] for r in done]) for name in MEANS}
+    finals = [r["test_final"] for r in done]
     row["final_best_of"] = best_of(finals, BEST_OF) if len(finals) >= BEST_OF else math.nan
-    row |= {name: done[name].median() if len(done) else math.nan for name in MEDIANS}
-    kinds = set(done["hardware"])
+    row |= {name: median([r[name] for r in done]) for name in MEDIANS}
+    kinds = {r["hardware"] for r in done}
     row["hardware"] = " / ".join(sorted(kinds - {""}))
     if len(kinds) > 1:
         row |= dict.fromkeys(columns.TIMINGS, math.nan)
@@ -186,21 +175,21 @@ def _worst(statuses: set[str]) -> str:
     return known[0] if known else min(statuses)
 
 
-def _reasons(lost: pd.DataFrame) -> str:
+def _reasons(lost: list[Row]) -> str:
     seeds: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for status, reason, seed in zip(lost["status"], lost["reason"], lost["seed"], strict=True):
-        seeds[status, reason].append(f"{seed:.0f}")
+    for row in lost:
+        seeds[row["status"], row["reason"]].append(f"{row['seed']:.0f}")
     return "; ".join(
         f"seed {', '.join(numbers)} {status}: {reason}"
         for (status, reason), numbers in sorted(seeds.items())
     )
 
 
-def _marks(row: Row, done: pd.DataFrame) -> list[str]:
+def _marks(row: Row, done: list[Row]) -> list[str]:
     found = ["control"] if row["control"] else []
     if row["floor_share"] > MOST_FLOOR:
         found.append("floor-bound")
-    lost = int(done["at_chance"].sum())
+    lost = int(sum(r["at_chance"] for r in done))
     if lost:
         found.append("at chance" + (f" ({lost} of {len(done)} seeds)" if len(done) > 1 else ""))
     if row["selection_score"] <= row["selection_inverse"]:
@@ -209,7 +198,7 @@ def _marks(row: Row, done: pd.DataFrame) -> list[str]:
         found.append("no better than random draws")
     if row["n"] and row["missing"]:
         found.append("incomplete")
-    if done["hardware"].nunique() > 1:
+    if len({r["hardware"] for r in done}) > 1:
         found.append(MIXED)
     return found
 

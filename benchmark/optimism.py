@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import frames
+from benchmark import frames, summaries
 from benchmark.block import Block
 from benchmark.columns import PERCENT, POINTS, SPEC, Column
 
@@ -64,7 +64,7 @@ def optimism(block: Block) -> pd.DataFrame:
     for row in block.board[block.board["n"] > 0].to_dict("records"):
         part = runs[str(row["cell"])]
         found: dict[str, Any] = {name: row[name] for name in ROW} | {"n": len(part)}
-        found |= {f"{k}_mean": frames.summary(part[c].tolist())["mean"]
+        found |= {f"{k}_mean": summaries.summary(part[c].tolist())["mean"]
                   for k, c in EPOCHS.items()}  # fmt: skip
         rows.append(found | _summaries(part))
     return frames.typed(rows, COLUMNS)
@@ -98,5 +98,5 @@ def _summaries(part: pd.DataFrame) -> dict[str, float]:
     found: dict[str, float] = {}
     for gap in GAPS:
         found[f"{gap}_n"] = int(part[gap].notna().sum())
-        found |= {f"{gap}_{k}": v for k, v in frames.summary(part[gap].tolist()).items()}
+        found |= {f"{gap}_{k}": v for k, v in summaries.summary(part[gap].tolist()).items()}
     return found

@@ -20,9 +20,9 @@ from matplotlib.lines import Line2D
 
 from benchmark import maskplot, tables
 from benchmark.block import Block
-from benchmark.frames import LEAST_SEEDS
 from benchmark.looks import MARKERS, Look, appearances, ordered_entries, wrapped
 from benchmark.record import RunRecord
+from benchmark.summaries import LEAST_SEEDS
 
 STAGES = (("before", "before recovery", 0.0), ("recalibrated", "after BN recalibration", 0.35),
           ("final", "after recovery", 1.0))  # fmt: skip

@@ -16,7 +16,6 @@ from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.estimate import is_done
 from benchmark.files import check_writable
-from benchmark.frames import LEAST_SEEDS
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import added_line, show_grid, show_list
 from benchmark.options import Options, options_from
@@ -24,6 +23,7 @@ from benchmark.progress import counting
 from benchmark.state import OPEN
 from benchmark.store import Store
 from benchmark.submit import at_once, on_site, on_the_way, rehearse_grid, submit_grid, wait_for
+from benchmark.summaries import LEAST_SEEDS
 from benchmark.sweep import Cell, expand
 from benchmark.tasks import data_of
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from benchmark.block import PREDICTIONS
 from benchmark.differences import hardware_of
-from benchmark.frames import LEAST_SEEDS
 from benchmark.paired import CROSSED_SEEDS
 from benchmark.progress import counted
 from benchmark.record import RECORD
 from benchmark.store import damage_of
+from benchmark.summaries import LEAST_SEEDS
 from benchmark.tableview import Found, View, judged, place, runs_of
 
 OPERATING_POINTS = 5

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -141,10 +143,16 @@ class RunSpec(Frozen):
             raise ValueError("rates belong to allocation = listed, and only there")
         return self
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """12 hex digits over all fields."""
         return digest(identity(self), 12)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Pydantic's, which copies what is cached too: other fields have another id."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("run_id", None)
+        return copied
 
     @property
     def folder(self) -> str:

@@ -13,7 +13,8 @@ from tabulate import tabulate
 
 from benchmark import findings
 from benchmark.columns import BEST_OF, Column
-from benchmark.frames import LEAST_SEEDS, MIXED, MOST_FLOOR, SATURATED
+from benchmark.frames import MIXED, MOST_FLOOR, SATURATED
+from benchmark.summaries import LEAST_SEEDS
 from benchmark.texts import md, number, signed, tex, tex_cell
 
 Cell = Callable[["pd.Series[Any]"], str]

@@ -63,6 +63,15 @@ def test_the_rounding_of_the_claim_counts() -> None:
     assert judge(said(pruned_top1="92.79"), ours).word == ABOVE
 
 
+def test_noise_reproduces_nothing() -> None:
+    """An interval of 91.0 +- 2.5 would hold nearly any figure."""
+    noisy = replace(OURS, mean=91.0, low=88.5, high=93.5)
+    verdict = judge(said(), noisy)
+    assert verdict.word == NOT_COMPARABLE
+    assert verdict.reasons == ("interval too wide: 2.5 points either way hold nearly any figure",)
+    assert judge(said(), replace(OURS, low=92.0, high=94.0)).word == REPRODUCED
+
+
 def test_not_yet_run() -> None:
     assert judge(said(), None).word == judge(said(), replace(OURS, n=0)).word == NOT_YET_RUN
 
