@@ -31,7 +31,7 @@ SECOND = [64 * 9 * 16 * 16, 16 * 9 * 32 * 32, 4 * 9 * 64 * 64]
 DENSE = STEM + sum(FIRST) + sum(SECOND) + HEAD
 HALF = STEM + (sum(FIRST) + sum(SECOND)) // 2 + HEAD  # inner groups at half their width
 SEEN = STEM + sum(FIRST) // 2 + sum(SECOND) + HEAD  # the same, removed inputs not seen
-BEST = (0.94, 0.93, 0.95)
+BEST = (0.94, 0.937, 0.943)
 
 
 def block_of(records: Iterable[RunRecord], best: Mapping[str, float] | None = None) -> Block:
@@ -44,7 +44,7 @@ def block_of(records: Iterable[RunRecord], best: Mapping[str, float] | None = No
 
 
 def paper(
-    finals: tuple[float, ...] = (0.93, 0.92, 0.94), method: str = "hrank", **changes: str
+    finals: tuple[float, ...] = (0.93, 0.927, 0.933), method: str = "hrank", **changes: str
 ) -> list[RunRecord]:
     """Seeds of a paper-track cell that keeps half of every inner group of ResNet-8. The dense
     networks have 92, 93 and 91 %."""
@@ -93,10 +93,10 @@ def test_a_paper_cell_that_reproduces_and_ones_above_and_below(
     row = only(against.published(block_of(paper()), [said(pruned_top1=top1)]))
     assert (row["verdict"], row["reasons"], row["against"]) == (word, "", 0)
     assert row["gap"] == pytest.approx(gap)
-    # 93 +- t(0.975, 2) / sqrt(3), sd 1; deltas are 1, -1 and 3
+    # 93 +- t(0.975, 2) / sqrt(3), sd 0.3; deltas are 1, -0.3 and 2.3
     assert (row["n"], row["mean"], row["delta"]) == (3, pytest.approx(93), pytest.approx(1))
     assert (row["low"], row["high"]) == (
-        pytest.approx(93 - 4.302653 / 3**0.5), pytest.approx(93 + 4.302653 / 3**0.5),
+        pytest.approx(93 - 0.3 * 4.302653 / 3**0.5), pytest.approx(93 + 0.3 * 4.302653 / 3**0.5),
     )  # fmt: skip
     assert row["gap_delta"] == pytest.approx(0.5)
     assert (row["track"], row["data"], row["figure"]) == ("paper", "cifar10", "last epoch")
@@ -139,7 +139,7 @@ def test_a_best_test_claim_meets_our_best_test_epoch() -> None:
 
 def test_a_copy_in_another_encoding_is_never_judged() -> None:
     """From records on: whatever the accuracy, no verdict and no gap against CIFAR-10."""
-    for finals in ((0.935, 0.935, 0.935), (0.93, 0.92, 0.94), (0.1, 0.1, 0.1), (1.0, 1.0, 1.0)):
+    for finals in ((0.935, 0.935, 0.935), (0.93, 0.927, 0.933), (0.1, 0.1, 0.1), (1.0, 1.0, 1.0)):
         row = only(against.published(block_of(paper(finals, data="cifar10-jpeg")), [said()]))
         assert row["verdict"] == NOT_COMPARABLE
         assert row["reasons"] == "other data: cifar10-jpeg, not cifar10"
@@ -238,7 +238,7 @@ def test_the_page_reads() -> None:
     assert "| hrank | 3 | 1 | 0 | 1 | 1 | 0 |" in lines
     assert (
         "| A1 | resnet8 | CIFAR-10 | own | 93.00 | 93.50 | +0.50 | last epoch | 48.2 | physical | "
-        "| 93.00 (90.52 to 95.48, 3) | +1.00 | 48.2 / 19.3 | -0.50 | reproduced | \\[1\\] |"
+        "| 93.00 (92.25 to 93.75, 3) | +1.00 | 48.2 / 19.3 | -0.50 | reproduced | \\[1\\] |"
     ) in lines
     assert any(line.endswith("| not comparable (best of n) | \\[2\\] |") for line in lines)
     assert (
@@ -253,8 +253,8 @@ def test_the_page_as_latex() -> None:
     claims = [said(flops_rule="outputs only", flops_reduction="19.3")]
     found = against.everything([against.published(block_of(paper()), claims)], claims)
     assert (
-        r"A1 & hrank & resnet8 & CIFAR-10 & 93.50 & 0.50 & 19.30 & outputs only &  & 93.00 & 90.52 "
-        r"& 95.48 & 48.15 & $-$0.50 & reproduced \\"
+        r"A1 & hrank & resnet8 & CIFAR-10 & 93.50 & 0.50 & 19.30 & outputs only &  & 93.00 & 92.25 "
+        r"& 93.75 & 48.15 & $-$0.50 & reproduced \\"
     ) in againstpage.latex(found).splitlines()
 
 
