@@ -18,6 +18,7 @@ import pandas as pd
 from benchmark import frames, pooling
 from benchmark.blockwise import METHOD, SETTING
 from benchmark.columns import POINTS, SPEC, Column
+from benchmark.granted import CLAIMS, NOT_CLAIMED, PAYS, UNDECIDED
 from benchmark.hierarchical import outlook
 from benchmark.matchups import Row
 from benchmark.paired import MARGIN, Difference, Interval, Spread
@@ -43,7 +44,9 @@ POOLED: list[Column] = [
       for name, what in (("better", f"better by more than {MARGIN} points"),
                          ("equivalent", f"within {MARGIN} points"),
                          ("worse", f"worse by more than {MARGIN} points"))],
-    Column("verdict", f"from {TESTED_BLOCKS} blocks: what has a probability of 95 %"),
+    Column("verdict", f"from {TESTED_BLOCKS} blocks: what has a probability of 95 %; {NOT_CLAIMED}: "
+           f"something forbids a claim in one of them; {PAYS}: the mean changes sign when "
+           "preparation is granted for free"),
     Column("per_block", "difference of each block, points"),
     Column("shrunk", "the same drawn towards the mean by partial pooling"),
     Column("note", "scope, and what limits the estimate"),
@@ -79,6 +82,7 @@ AREAS: list[Column] = [
     Column("left_low", "its lower end", "% of dense MACs", 2),
     Column("left_high", "its upper end", "% of dense MACs", 2),
     Column("refused", "why there is none"),
+    Column("note", "what limits it: saturated, or marks of its rows"),
 ]  # fmt: skip
 PROFILES: list[Column] = [
     *_SETTING,
@@ -120,11 +124,32 @@ def _pooled(part: pd.DataFrame) -> Row:
         "between": found.between,
         "per_block": _by_block({b: d.mean for b, d in blocks.items()}),
         "shrunk": _by_block(found.shrunk),
-        "note": "; ".join(notes),
     }
+    tested = _tested(blocks) if len(rows) >= TESTED_BLOCKS else {}
+    forbidden = sorted({why for row in rows for why in row["withheld"].split("; ") if why})
+    if tested:
+        tested["verdict"] = _claimed(tested["verdict"], forbidden, rows)
+    if tested and forbidden:
+        notes.insert(1, f"{NOT_CLAIMED}: {' and '.join(forbidden)}")
+    made["note"] = "; ".join(notes)
     if found.interval_95 is not None:
         made |= {"low_95": found.interval_95.low, "high_95": found.interval_95.high}
-    return made | (_tested(blocks) if len(rows) >= TESTED_BLOCKS else {})
+    return made | tested
+
+
+def _claimed(verdict: str, forbidden: list[str], rows: list[Row]) -> str:
+    """A claim over blocks needs that each of them allows one, and that it holds with preparation
+    for free too (DECISIONS 12): the sign of the mean, or for equivalence a mean within the margin.
+    """
+    if verdict not in CLAIMS:
+        return verdict
+    if forbidden:
+        return NOT_CLAIMED
+    free = [row["mean"] if math.isnan(row["free_mean"]) else row["free_mean"] for row in rows]
+    mean = float(np.mean(free))
+    if verdict == "equivalent":
+        return verdict if abs(mean) < MARGIN else UNDECIDED
+    return verdict if np.sign(mean) == np.sign(np.mean([row["mean"] for row in rows])) else PAYS
 
 
 def _tested(blocks: dict[pooling.Block, Difference]) -> Row:
@@ -183,6 +208,7 @@ def fields(board: pd.DataFrame) -> Iterator[Field]:
     there = (board["n"] > 0) & (board["target"] > 0) & (board["preparation"] == "charged")
     rows = board[there & (board["track"] != "paper")]
     saturated = rows["dense_mean"] > frames.SATURATED
+    rows = _as_placed(rows)
     rows = rows.assign(key=_keys(rows), saturated=saturated)
     for _, part in rows.groupby(list(SETTING), sort=True, dropna=False):
         sizes = part.groupby("table", sort=True).size()
@@ -202,6 +228,17 @@ def fields(board: pd.DataFrame) -> Iterator[Field]:
         yield Field(setting, kept, titles)
 
 
+def _as_placed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows from random initialisation, which have a budget of their own by construction, with the
+    setting of the table they stand in: it spends as much in all."""
+    budgets = ["baseline_epochs", "budget_epochs"]
+    trained = rows[rows["start"] != "random"].drop_duplicates("table").set_index("table")[budgets]
+    own = (rows["start"] == "random") & rows["table"].isin(trained.index)
+    placed = rows.copy()
+    placed.loc[own, budgets] = trained.loc[rows.loc[own, "table"]].to_numpy()
+    return placed
+
+
 def _keys(rows: pd.DataFrame) -> list[str]:
     return [" | ".join(map(str, values)) for values in rows[list(METHOD)].itertuples(index=False)]
 
@@ -217,14 +254,16 @@ def ranking(board: pd.DataFrame) -> pd.DataFrame:
         found = pooling.overall(field.scores(ranked), methods, targets)
         saturated = field.methods.loc[field.methods["saturated"], ["data", "arch"]]
         count = len(saturated.drop_duplicates())
-        more = f"; {count} more saturated" if count else ""
+        withheld = found.withheld + (f"; {count} more saturated" if count else "")
+        if count and ranked.empty:
+            withheld = f"withheld: saturated ({count} (data, architecture) pairs)"
         made = [
             field.titles[key] | {
                 "rank": 1 + sum(other > value for _, other in found.rows), "accuracy": value,
                 "targets": " ".join(f"{t:g}" for t in targets),
             }
             for key, value in found.rows
-        ] or [{"withheld": found.withheld + more}]  # fmt: skip
+        ] or [{"withheld": withheld}]  # fmt: skip
         rows += [field.setting | row for row in made]
     return frames.typed(rows, RANKING)
 
@@ -265,13 +304,20 @@ def areas(board: pd.DataFrame) -> pd.DataFrame:
         sound = field.rows[field.rows["flops_reduction"].between(0, 100, inclusive="left")]
         for (data, arch), part in sound.groupby(["data", "arch"], sort=True):
             control = dict(zip(part["key"], part["control"], strict=True))
+            notes = {str(key): _limits(own) for key, own in part.groupby("key", sort=True)}
             for key, area in sorted(pooling.areas(field.scores(part)).items()):
                 rows.append(field.setting | field.titles[key] | {
                     "data": data, "arch": arch, "control": control[key], "area": area.value,
                     "left_low": 100 * area.low, "left_high": 100 * area.high,
-                    "refused": area.refused,
+                    "refused": area.refused, "note": notes[key],
                 })  # fmt: skip
     return frames.typed(rows, AREAS)
+
+
+def _limits(rows: pd.DataFrame) -> str:
+    marks = {mark.partition(" (")[0] for text in rows["marks"] for mark in text.split("; ")}
+    found = sorted(marks & {"at chance", "floor-bound", "incomplete"})
+    return "; ".join([*found, *["saturated"] * bool(rows["saturated"].any())])
 
 
 def profiles(board: pd.DataFrame) -> pd.DataFrame:

@@ -14,10 +14,11 @@ import pandas as pd
 from benchmark import frames
 from benchmark.block import Block
 from benchmark.columns import POINTS, SPEC, Column
-from benchmark.comparisons import PAYS, granted, per_seed
+from benchmark.comparisons import per_seed
 from benchmark.evidence import Evidence, evidence
-from benchmark.matchups import DECLARED, SAME, Match, Row, boards, remarks
-from benchmark.paired import CONDITIONAL, CROSSED, CROSSED_SEEDS, distinct, spread_of
+from benchmark.granted import PAYS, granted
+from benchmark.matchups import DECLARED, SAME, Match, Row, boards, limits, remarks
+from benchmark.paired import CONDITIONAL, CROSSED, CROSSED_SEEDS, MARGIN, distinct, spread_of
 
 # Blocks that agree in these and in both methods can be pooled: all but what a block is made of.
 SETTING = ("protocol", "track", "precision", "scope", "min_width", "baseline_epochs",
@@ -43,6 +44,9 @@ COLUMNS: list[Column] = [
     Column("interval_scope", f"what the interval speaks of: {CROSSED}, or below 5 seeds "
            f"{CONDITIONAL}"),
     Column("per_seed", "difference of each seed, seed: points"),
+    Column("free_mean", "the same with preparation granted for free; empty where nothing is "
+           "prepared, or not all of these seeds and targets are there", POINTS, 3),
+    Column("withheld", "what forbids a claim about this block"),
     Column("note", "what else limits the comparison"),
 ]  # fmt: skip
 
@@ -80,20 +84,28 @@ def _row(matches: list[Match], found: Evidence) -> Row:
     points = 100 * np.asarray(values).mean(axis=1) / targets
     interval = spread.around(float(points.mean()), 0.025)
     notes = list(dict.fromkeys(note for match in matches for note in remarks(match)))
-    if not _agrees(matches, found, int(np.sum(values))):
+    free = granted(matches, seeds, found)
+    forbidden = [reason for match in matches for reason in limits(match)] + [*free.lacking]
+    mean = float(points.mean())
+    is_claim = interval.low > MARGIN or interval.high < -MARGIN
+    if is_claim and free.mean is not None and np.sign(free.mean) != np.sign(mean):
+        forbidden.insert(0, PAYS)
         notes.insert(0, PAYS)
+    notes += [*free.note, *free.lacking]
     return {name: one[name] for name in ("data", "arch", "table", "title", *SETTING, *METHOD)} | {
         "reference_method": matches[0].reference["method"],
         "targets": " ".join(f"{match.entry['target']:g}" for match in matches),
         "n": len(seeds),
         "images": found.images(matches[0].cells[0]),
-        "mean": float(points.mean()),
+        "mean": mean,
         "low_95": interval.low,
         "high_95": interval.high,
         "error_seeds": spread.seeds,
         "error_images": spread.images,
         "interval_scope": CROSSED if len(seeds) >= CROSSED_SEEDS else CONDITIONAL,
         "per_seed": per_seed(seeds, points),
+        "free_mean": None if free.lacking else free.mean,
+        "withheld": "; ".join(dict.fromkeys(forbidden)),
         "note": "; ".join(notes),
     }
 
@@ -102,10 +114,3 @@ def _contrast(match: Match, seeds: tuple[int, ...], found: Evidence) -> np.ndarr
     """(S, N) whole numbers."""
     one, other = (found.matrix(cell, seeds).astype(np.int16) for cell in match.cells)
     return np.asarray(one - other)
-
-
-def _agrees(matches: list[Match], found: Evidence, total: int) -> bool:
-    """Whether the sign stays when preparation is granted for free."""
-    free = [granted(match, found)[0] for match in matches]
-    known = [value for value in free if value is not None]
-    return not known or bool(np.sign(sum(known)) == np.sign(total))

@@ -17,10 +17,19 @@ from benchmark import family, frames
 from benchmark.block import Block
 from benchmark.columns import POINTS, Column
 from benchmark.evidence import Evidence, evidence
-from benchmark.matchups import DECLARED, EXPLORATORY, REFERENCES, Match, Row, boards, remarks
-from benchmark.paired import CONDITIONAL, CROSSED, MARGIN, TESTED_SEEDS, sign_flip_p
+from benchmark.granted import NOT_CLAIMED, PAYS, cells_of, granted, judged
+from benchmark.matchups import (
+    DECLARED,
+    EXPLORATORY,
+    REFERENCES,
+    Match,
+    Row,
+    boards,
+    limits,
+    remarks,
+)
+from benchmark.paired import CONDITIONAL, CROSSED, MARGIN, TESTED_SEEDS, Interval, sign_flip_p
 
-PAYS = "depends on who pays"
 COLUMNS: list[Column] = [
     Column("track", "common, total or paper"),
     Column("data", "name of the data set"),
@@ -42,7 +51,9 @@ COLUMNS: list[Column] = [
       for level in (95, 90) for end, name in (("low", "lower"), ("high", "upper"))],
     Column("verdict", f"better or worse: the 95 % interval lies beyond the margin of {MARGIN} "
            "points; equivalent: the 90 % interval lies within it; else undecided. "
-           f"{PAYS}: the sign changes when preparation is granted for free; no claim"),
+           f"{PAYS}: it would be better or worse, but the sign changes when preparation is granted "
+           f"for free; {NOT_CLAIMED}: the intervals would allow it, something else forbids it"),
+    Column("withheld", "what forbids the claim that the intervals would allow"),
     Column("scope", f"what the intervals speak of: {CROSSED}, or below 5 seeds {CONDITIONAL}"),
     Column("per_seed", "difference of each seed, seed: points"),
     Column("p_value", f"exploratory rows from {TESTED_SEEDS} seeds: sign flips: new seeds on these "
@@ -74,7 +85,7 @@ def of_board(target: float, made: list[Match], found: Evidence) -> list[Row]:
     groups: dict[tuple[int, ...], list[Match]] = defaultdict(list)
     for match in made:
         groups[seeds[match.cells]].append(match)
-    total = sum(match.family == DECLARED and bool(seeds[match.cells]) for match in made)
+    total = max(1, sum(match.family == DECLARED and bool(seeds[match.cells]) for match in made))
     results: dict[tuple[str, str], family.Comparison] = {}
     for own, part in groups.items():
         if own:
@@ -82,12 +93,12 @@ def of_board(target: float, made: list[Match], found: Evidence) -> list[Row]:
             declared = [match.cells for match in part if match.family == DECLARED]
             apart = [[match.cells] for match in part if match.family == EXPLORATORY]
             for pairs, share in [
-                (declared, len(declared) / max(1, total)),
+                (declared, len(declared) / total),
                 *((a, 1) for a in apart),
             ]:
                 results |= dict(zip(pairs, family.compare(board, pairs, share), strict=True))
     return [
-        _row(target, match, seeds[match.cells], results.get(match.cells), found)
+        _row(target, match, seeds[match.cells], results.get(match.cells), found, total)
         for match in made
         if match.family == DECLARED or seeds[match.cells]
     ]
@@ -99,6 +110,7 @@ def _row(
     seeds: tuple[int, ...],
     result: family.Comparison | None,
     found: Evidence,
+    total: int,
 ) -> Row:
     one, other = match.entry, match.reference
     row = {name: one[name] for name in ("track", "data", "arch", "table", "entry", "method")}
@@ -108,45 +120,36 @@ def _row(
         "family": match.family, "n": len(seeds),
     }  # fmt: skip
     notes = remarks(match) + _left_out(match, found)
-    if one["dense_mean"] > frames.SATURATED:
-        notes.append("saturated")
     if result is None:
         return row | {"note": "; ".join(["no seed in common with predictions", *notes])}
     images = found.images(match.cells[0])
     totals = found.difference(match.cells, seeds)
-    free, free_note = granted(match, found)
-    agrees = free is None or np.sign(free) == np.sign(totals.sum())
+    free = granted([match], seeds, found)
+    share = 1 / total if match.family == DECLARED else 1.0
+
+    def free_interval() -> Interval:
+        board = found.board(target, seeds)
+        return family.compare(board, [cells_of(match)], share)[0].interval_90
+
+    word, withheld = judged(result.verdict, result.mean, limits(match), free, free_interval)
     testable = match.family == EXPLORATORY and len(seeds) >= TESTED_SEEDS
     return row | {
         "images": images,
         "mean": result.mean,
         "low_95": result.interval_95.low, "high_95": result.interval_95.high,
         "low_90": result.interval_90.low, "high_90": result.interval_90.high,
-        "verdict": result.verdict if agrees else PAYS,
+        "verdict": word,
+        "withheld": withheld,
         "scope": result.scope,
         "per_seed": per_seed(seeds, 100 * totals / images),
         "p_value": sign_flip_p(totals) if testable else None,
-        "note": "; ".join([*notes, *free_note]),
+        "note": "; ".join([*notes, *free.note, *free.lacking]),
     }  # fmt: skip
 
 
 def per_seed(seeds: Sequence[int], points: np.ndarray) -> str:
     pairs = zip(seeds, points.tolist(), strict=True)
     return " ".join(f"{seed}:{value:+.2f}" for seed, value in pairs)
-
-
-def granted(match: Match, found: Evidence) -> tuple[int | None, list[str]]:
-    """Sum of the difference with preparation for free, in images, None where there is none, and a
-    note."""
-    if match.free is None:
-        return None, []
-    cells = str(match.free[0]["cell"]), str(match.free[1]["cell"])
-    seeds = found.seeds(cells)
-    if not seeds:
-        return None, ["preparation free: no seed in common with predictions"]
-    totals = found.difference(cells, seeds)
-    mean = 100 * float(totals.mean()) / found.images(cells[0])
-    return int(totals.sum()), [f"preparation free: {mean:+.2f}"]
 
 
 def _left_out(match: Match, found: Evidence) -> list[str]:

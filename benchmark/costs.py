@@ -53,8 +53,8 @@ COLUMNS: list[Column] = [
     Column("seconds", "wall time of the run with its measurements, likewise. The dense training is "
            "in neither: it is shared, and records do not time it", "s", 1),
     *[Column(f"over_{name}", f"final_mean minus that of {name} at the same target, or where that "
-             "removes nothing; with the same allocation if there is one. Empty unless both spent "
-             "the same total of epochs. Intervals: comparisons", POINTS, 2)
+             "removes nothing; with the same allocation, unless one of them has none. Empty unless "
+             "both spent the same total of epochs. Intervals: comparisons", POINTS, 2)
       for name in REFERENCES],
 ]  # fmt: skip
 
@@ -162,6 +162,10 @@ def _add_gains(rows: list[dict[str, Any]], board: pd.DataFrame) -> None:
 
 
 def _stands_beside(row: Row, own: Row) -> bool:
-    """At the same target, or with nothing removed, and for the same epochs in all."""
+    """At the same target and allocation, or with nothing removed, and for the same epochs in
+    all."""
     is_near = row["target"] in (0, own["target"])
+    is_near &= "none" in (row["allocation"], own["allocation"]) or (
+        row["allocation"] == own["allocation"]
+    )
     return is_near and math.isclose(row["total_epochs"], own["total_epochs"])

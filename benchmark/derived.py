@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -50,6 +50,7 @@ from benchmark.study import Study, study
 from benchmark.tables import csv_text, latex_page, markdown_page
 
 STATE = "state.json"
+Drawn = Literal["svg", "png", "none"]
 PICTURES = "figures"
 
 
@@ -102,6 +103,7 @@ class Derived:
     folder: Path
     name: str  # DATA/ARCH
     pictures: tuple[Picture, ...]
+    is_drawn: bool
     is_new: bool = False  # made by this call
 
     def frame(self, table: str) -> pd.DataFrame:
@@ -129,19 +131,20 @@ def read_whole(root: Path, name: str) -> Whole | None:
     return Whole(replace(block, board=found.board), found)
 
 
-def derive(root: Path, name: str, png: bool = False) -> Derived | None:
+def derive(root: Path, name: str, draw: Drawn = "svg") -> Derived | None:
     """The block's tables and figures: as they were kept, or made now; None: nothing in it can be
-    read. `png`: figures are drawn again, as PNG too."""
+    read. With `png` figures are drawn again, as PNG too; with `none` what is new has none, until
+    they are asked for."""
     folder = Store(root).stages / f"report-{digest(name)}"
     seen = {"stamp": blocks.stamp(root, name), "code": code_version()}
-    kept = None if png else _kept(root, folder, name, seen)
-    if kept is not None:
+    kept = None if draw == "png" else _kept(root, folder, name, seen)
+    if kept is not None and (kept.is_drawn or draw == "none"):
         return kept
     whole = read_whole(root, name)
     if whole is None:
         return None
     made = {table.name: table.make(whole) for table in TABLES}
-    pictures = tuple(_draw(root, whole, png))
+    pictures = () if draw == "none" else tuple(_draw(root, whole, draw == "png"))
     shutil.rmtree(folder, ignore_errors=True)
     with new_folder(folder) as draft:
         for table in TABLES:
@@ -149,8 +152,8 @@ def derive(root: Path, name: str, png: bool = False) -> Derived | None:
         for file, text in _texts(whole, pictures).items():
             write_text(draft / file, text)
         facts = seen | {"name": name, "pictures": [asdict(p) for p in pictures]}
-        write_text(draft / STATE, dump_json(facts))
-    return Derived(folder, name, pictures, is_new=True)
+        write_text(draft / STATE, dump_json(facts | {"is_drawn": draw != "none"}))
+    return Derived(folder, name, pictures, draw != "none", is_new=True)
 
 
 def _texts(whole: Whole, pictures: Sequence[Picture]) -> dict[str, str]:
@@ -178,11 +181,12 @@ def _kept(root: Path, folder: Path, name: str, seen: dict[str, str]) -> Derived 
     try:
         state = json.loads((folder / STATE).read_bytes())
         pictures = tuple(Picture(**p) for p in state["pictures"])
+        is_drawn = bool(state["is_drawn"])
         is_current = state["name"] == name and all(state[k] == v for k, v in seen.items())
     except (OSError, ValueError, LookupError, TypeError):
         return None
     is_whole = all((root / p.file).is_file() for p in pictures)
-    return Derived(folder, name, pictures) if is_current and is_whole else None
+    return Derived(folder, name, pictures, is_drawn) if is_current and is_whole else None
 
 
 def _draw(root: Path, whole: Whole, png: bool) -> Iterator[Picture]:

@@ -73,7 +73,7 @@ def read_run(folder: Path) -> Run:
         BadInput: one of them is missing or cannot be read, or the record was edited.
     """
     record = read_record(folder / RECORD)
-    return Run(folder, record, keep_of(folder), _curve(folder), arrays_of(folder))
+    return Run(folder, record, keep_of(folder), curve_of(folder), arrays_of(folder))
 
 
 def keep_of(folder: Path) -> Keep:
@@ -89,7 +89,8 @@ def keep_of(folder: Path) -> Keep:
         raise BadInput(f"{folder / PLAN} is not a pruning plan: {one_line(error)}") from error
 
 
-def _curve(folder: Path) -> list[dict[str, str]]:
+def curve_of(folder: Path) -> list[dict[str, str]]:
+    """Lines of curve.csv, as text."""
     try:
         with (folder / CURVE).open(encoding="utf-8", newline="") as handle:
             return list(csv.DictReader(handle))

@@ -12,6 +12,7 @@ import pandas as pd
 from benchmark import family
 from benchmark.answers import Answers, answers
 from benchmark.block import Block
+from benchmark.fairness import prepares
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Evidence:
     right: Mapping[str, Mapping[int, np.ndarray]]  # by seed: (N,) booleans
     left_out: Mapping[str, Mapping[str, list[int]]]  # seeds by reason
     targets: Mapping[str, float]
+    prepared: frozenset[str] = frozenset()  # cells that train before they remove
     boards: dict[tuple[float, tuple[int, ...]], family.Board] = field(default_factory=dict)
 
     def seeds(self, cells: Iterable[str]) -> tuple[int, ...]:
@@ -59,10 +61,17 @@ def evidence(block: Block, table: pd.DataFrame) -> Evidence:
     runs = block.runs[(block.runs["table"] == table["table"].iloc[0])]
     runs = runs[runs["status"] == "done"].sort_values(["cell", "seed", "dense_seed", "run_id"])
     known = answers(block, runs["run_id"])
-    return gathered(runs, known)
+    prepared = frozenset(
+        str(cell)
+        for run_id, cell in zip(runs["run_id"], runs["cell"], strict=True)
+        if prepares(block.records[run_id].spent.rows)
+    )
+    return gathered(runs, known, prepared)
 
 
-def gathered(runs: pd.DataFrame, known: Answers) -> Evidence:
+def gathered(
+    runs: pd.DataFrame, known: Answers, prepared: frozenset[str] = frozenset()
+) -> Evidence:
     """Where a cell has several runs of one seed, the first counts, which has the lowest dense
     seed."""
     right: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
@@ -73,4 +82,4 @@ def gathered(runs: pd.DataFrame, known: Answers) -> Evidence:
         else:
             left_out[cell][known.left_out[run_id]].append(int(seed))
     targets = dict(zip(runs["cell"], runs["target"].astype(float), strict=True))
-    return Evidence(right, left_out, targets)
+    return Evidence(right, left_out, targets, prepared)

@@ -234,7 +234,7 @@ def both_preparations(view: View) -> Found:
     prepared: dict[str, set[str]] = defaultdict(set)
     names: dict[str, str] = {}
     for record in view.records:
-        if _prepares(record.spent.rows):
+        if prepares(record.spent.rows):
             spec = record.spec.cell()
             key = canonical({k: v for k, v in identity(spec).items() if k != "preparation"})
             prepared[key].add(spec.preparation)
@@ -249,7 +249,8 @@ def both_preparations(view: View) -> Found:
     return judged(offenders, f"{len(prepared)} rows stand there both ways")
 
 
-def _prepares(rows: Iterable[dict[str, object]]) -> bool:
+def prepares(rows: Iterable[dict[str, object]]) -> bool:
+    """Whether a ledger holds training before removal, charged or free."""
     return any(r["kind"] != "forward" and r["phase"] != RECOVERY and r["images"] for r in rows)
 
 

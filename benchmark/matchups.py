@@ -12,11 +12,12 @@ from itertools import combinations
 import pandas as pd
 
 from benchmark.boards import Row
-from benchmark.frames import rows_of
+from benchmark.frames import SATURATED, rows_of
 
 # DECISIONS 30: each method is compared with these. The one place where they are named.
 REFERENCES = ("random", "l1norm", "dense_continue")
 DECLARED, EXPLORATORY = "declared", "exploratory"
+ONE_DENSE = "conditional on one dense network"
 MOST = 24  # methods on a board: with more, pairs of methods are too many to look at
 # Rows that differ in preparation alone agree in these.
 SAME = ("method", "revision", "source", "params", "allocation", "reconstruct", "recipe", "start",
@@ -102,13 +103,21 @@ def remarks(match: Match) -> list[str]:
     if "none" not in allocations and len(set(allocations)) > 1:
         found.append(f"allocation {allocations[0]} against {allocations[1]}")
     if "checkpoint" in (one["start"], other["start"]):
-        found.append("conditional on one dense network")
+        found.append(ONE_DENSE)
     for row, who in ((one, "entry"), (other, "reference")):
         marks = set(str(row["marks"]).split("; "))
         named = [m for m in sorted(marks) if m.startswith(("at chance", "floor-bound"))]
         named += ["incomplete"] * ("incomplete" in marks)
         found += [f"{who} {mark}" for mark in named]
+    if any(row["dense_mean"] > SATURATED for row in (one, other)):
+        found.append("saturated")
     return found
+
+
+def limits(match: Match) -> list[str]:
+    """Those of the remarks that forbid a claim: the rows differ in more than the method, or one of
+    them shows nothing about it."""
+    return [remark for remark in remarks(match) if remark != ONE_DENSE]
 
 
 def _target(rows: list[Row]) -> float:

@@ -26,7 +26,7 @@ from benchmark import (
 from benchmark import block as blocks
 from benchmark.cli import DONE, console, run_app, warn_of_damage
 from benchmark.columns import LEADERBOARD, Column, names
-from benchmark.derived import PICTURES, TABLES, Derived, derive
+from benchmark.derived import PICTURES, TABLES, Derived, Drawn, derive
 from benchmark.errors import BadInput
 from benchmark.files import write_bytes, write_text
 from benchmark.store import Store
@@ -48,17 +48,17 @@ def quiet(line: str) -> None:
     """Says nothing."""
 
 
-def build(root: Path, png: bool = False, say: Say = quiet) -> list[Path]:
+def build(root: Path, draw: Drawn = "svg", say: Say = quiet) -> list[Path]:
     """Write tables, figures and the page under `root`, and remove those of boards that are gone.
 
     Raises:
         BadInput: there is nothing to report.
     """
-    found = list(_derived(root, png, say))
+    found = list(_derived(root, draw, say))
     if not found:
         raise BadInput(f"no results under {root}: run a benchmark first, or pass --results DIR")
     frames, drawn = _frames(found), [p.file for part in found for p in part.pictures]
-    drawn += _profiles(root, frames, png)
+    drawn += [] if draw == "none" else _profiles(root, frames, draw == "png")
     files: dict[str, str | bytes] = {**_texts(found, frames), **_parquet(frames)}
     content = frontpage.content(root, found, frames)
     files[PAGE] = page.render(content, Store(root).stages)
@@ -67,14 +67,14 @@ def build(root: Path, png: bool = False, say: Say = quiet) -> list[Path]:
     for name, body in files.items():
         write_bytes(root / name, body.encode("utf-8") if isinstance(body, str) else body)
     write_text(root / MANIFEST, "".join(f"{name}\n" for name in sorted(written)))
-    images = [str(Path(name).with_suffix(".png")) for name in drawn] if png else []
+    images = [str(Path(name).with_suffix(".png")) for name in drawn] if draw == "png" else []
     return [root / name for name in sorted([*written, MANIFEST, *images])]
 
 
 def rows_of(root: Path, cells: Set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of the leaderboard, and what they are compared with, for these cells: with all seeds
     that are there."""
-    found = list(_derived(root, False, quiet))
+    found = list(_derived(root, "none", quiet))
     board, compared = (
         pd.concat([part.frame(name) for part in found], ignore_index=True)
         for name in ("leaderboard", "comparisons")
@@ -82,10 +82,10 @@ def rows_of(root: Path, cells: Set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return board[board["cell"].isin(cells)], compared[compared["cell"].isin(cells)]
 
 
-def _derived(root: Path, png: bool, say: Say) -> Iterator[Derived]:
+def _derived(root: Path, draw: Drawn, say: Say) -> Iterator[Derived]:
     there = blocks.names(root)
     for i, name in enumerate(there, 1):
-        made = derive(root, name, png)
+        made = derive(root, name, draw)
         if made is not None:
             if made.is_new and len(there) > 1:
                 say(f"[{i}/{len(there)}] {name}")
@@ -178,6 +178,9 @@ def _remove_stale(root: Path, current: set[str]) -> None:
 def main(
     results: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("results"),
     png: Annotated[bool, typer.Option("--png", help="Also write figures as PNG.")] = False,
+    figures: Annotated[
+        bool, typer.Option(help="Draw figures; without, tables and the page come sooner.")
+    ] = True,
 ) -> int:
     """Rebuild leaderboards, figures and the page from the records under --results.
 
@@ -185,7 +188,8 @@ def main(
     """
     screen = console()
     warn_of_damage(Store(results), screen)
-    written = build(results, png, lambda line: screen.print(line, highlight=False))
+    draw: Drawn = "none" if not figures else "png" if png else "svg"
+    written = build(results, draw, lambda line: screen.print(line, highlight=False))
     screen.print(f"{len(written)} files written under {results}", highlight=False, soft_wrap=True)
     return DONE
 

@@ -4,13 +4,16 @@ split, machines, code and files. Each looks at one table and can fail."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmark.block import PREDICTIONS
-from benchmark.differences import hardware_of
+from benchmark.differences import CURVE, curve_of, hardware_of
+from benchmark.errors import BadInput
+from benchmark.fairness import RECOVERY
 from benchmark.paired import CROSSED_SEEDS
 from benchmark.progress import counted
-from benchmark.record import RECORD
+from benchmark.record import RECORD, RunRecord
 from benchmark.store import damage_of
 from benchmark.summaries import LEAST_SEEDS
 from benchmark.tableview import Found, View, judged, place, runs_of
@@ -94,10 +97,12 @@ def predictions_present(view: View) -> Found:
 
 
 def nothing_chosen_on_test(view: View) -> Found:
-    """The epoch that validation chose is best on validation, and a best test epoch, which is kept
-    in a column of its own, is no worse than the last."""
+    """The figures are those of the last epoch by the run's own curve and test readings, the epoch
+    that validation chose is best on validation, and a best test epoch, which is kept in a column of
+    its own, is no worse than the last."""
     offenders = []
     for record in view.records:
+        offenders += [f"{view.name(record)}: {why}" for why in _not_the_last(view, record)]
         best, last = record.best_val, record.final.val_top1
         if best and last is not None and (best.accuracy.val_top1 or 0.0) < last - EXACT:
             offenders.append(f"{view.name(record)}: the epoch chosen is not the best on validation")
@@ -116,6 +121,26 @@ def nothing_chosen_on_test(view: View) -> Found:
     ]
     marked = f"{counted(len(optimistic), 'run')} with a best test epoch, marked optimistic"
     return judged(offenders, f"figures are those of the last epoch; {marked}")
+
+
+def _not_the_last(view: View, record: RunRecord) -> Iterator[str]:
+    """What else was written while the run went on tells its last epoch."""
+    folder = view.folder(record)
+    if (folder / CURVE).is_file():
+        try:
+            curve = curve_of(folder)
+            rows = [row for row in curve if row.get("phase") == RECOVERY]
+            last = [float(row["val_top1"]) for row in rows if row.get("val_top1")][-1:]
+        except (BadInput, ValueError):
+            yield "its curve cannot be read"
+            return
+        final = record.final.val_top1
+        if last and final is not None and abs(last[0] - final) > EXACT:
+            yield "its final validation accuracy is not that of the last epoch"
+    for measured in view.block.store.measurements(record.spec, "optimistic"):
+        tested = measured.get("test_top1") or []
+        if tested and abs(float(tested[-1]) - record.final.test_top1) > EXACT:
+            yield "its final test accuracy is not that of the last epoch"
 
 
 def one_hardware(view: View) -> Found:

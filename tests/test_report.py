@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import synthetic as made
 from rich.console import Console
 
 from benchmark import columns, comparisons, findings, frames, report, standing, tables
+from benchmark import derived as deriving
 from benchmark.cli import BAD_INPUT, invoke
 from benchmark.comparisons import PAYS
 from benchmark.errors import BadInput
@@ -289,8 +291,8 @@ def test_stale_files_go_and_others_stay(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = made.write(store, made.record(made.spec(arch="old")))
     made.write(store, made.record(made.spec()))
-    report.build(tmp_path, png=True)
-    foreign = tmp_path / "leaderboard" / "published.csv"
+    report.build(tmp_path, "png")
+    foreign = tmp_path / "leaderboard" / "notes.csv"
     foreign.write_text("kept")
     for file in folder.iterdir():
         file.unlink()
@@ -299,6 +301,57 @@ def test_stale_files_go_and_others_stay(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/images-old*"))
     assert foreign.exists()
     assert all(path.is_file() for path in written)
+
+
+def test_only_blocks_that_changed_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in blocks that are read; what is kept gives the same bytes as what is made."""
+    store, read = Store(tmp_path), list[str]()
+    for arch in ("one", "two"):
+        made.write(store, made.record(made.spec(arch=arch)))
+    whole = deriving.read_whole
+    monkeypatch.setattr(deriving, "read_whole", lambda r, n: read.append(n) or whole(r, n))
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in report.build(tmp_path, "none")}
+
+    first = contents()
+    assert read == ["images/one", "images/two"]
+    assert contents() == first
+    assert len(read) == 2
+    added = made.record(made.spec(arch="two", seed=1), final=0.8)
+    made.write(store, added)
+    second = contents()
+    assert read[2:] == ["images/two"]
+    shutil.rmtree(store.stages)
+    assert contents() == second
+    read.clear()
+    store.write_measurement(added.spec, "optimistic", "0", {"best_test_top1": 0.9})
+    assert contents() != second
+    path = store.run_folder(added.spec) / "record.json"
+    path.write_text(path.read_text().replace('"title": "l1norm"', '"title": "another"'))
+    assert contents() != second
+    assert read == ["images/two"] * 2
+
+
+def test_figures_that_were_left_out_are_drawn_later(tmp_path: Path) -> None:
+    made.write(Store(tmp_path), made.record(made.spec()))
+    report.build(tmp_path, "none")
+    assert not list(tmp_path.glob("figures/*"))
+    written = report.build(tmp_path)
+    drawn = [path for path in written if path.suffix == ".svg"]
+    assert drawn
+    assert set(drawn) <= set(report.build(tmp_path, "none"))
+
+
+def test_a_kept_block_that_was_damaged_is_made_again(tmp_path: Path) -> None:
+    made.write(Store(tmp_path), made.record(made.spec()))
+    before = {path: path.read_bytes() for path in report.build(tmp_path, "none")}
+    (state,) = Store(tmp_path).stages.glob("report-*/state.json")
+    for damage in ("", "{}", "[]", state.read_text()[:-9]):
+        state.write_text(damage)
+        assert {p: p.read_bytes() for p in report.build(tmp_path, "none")} == before
 
 
 def test_nothing_to_report_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
