@@ -44,8 +44,8 @@ POOLED: list[Column] = [
       for name, what in (("better", f"better by more than {MARGIN} points"),
                          ("equivalent", f"within {MARGIN} points"),
                          ("worse", f"worse by more than {MARGIN} points"))],
-    Column("verdict", f"from {TESTED_BLOCKS} blocks: what has a probability of 95 %; {NOT_CLAIMED}: "
-           f"something forbids a claim in one of them; {PAYS}: the mean changes sign when "
+    Column("verdict", f"from {TESTED_BLOCKS} blocks: what has a probability of 95 %; "
+           f"{NOT_CLAIMED}: something forbids a claim in one of them; {PAYS}: the mean changes sign when "
            "preparation is granted for free"),
     Column("per_block", "difference of each block, points"),
     Column("shrunk", "the same drawn towards the mean by partial pooling"),

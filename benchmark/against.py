@@ -95,14 +95,19 @@ def published(block: Block, claims: Sequence[Claim] | None = None) -> pd.DataFra
 
 
 def everything(
-    parts: Iterable[pd.DataFrame], claims: Sequence[Claim] | None = None
+    parts: Iterable[pd.DataFrame],
+    claims: Sequence[Claim] | None = None,
+    unrun: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Each published figure once, from the frames of all blocks: over several data sets the row
-    that stands nearest; figures on architectures without a block are not yet run."""
+    that stands nearest; figures on architectures without a block are not yet run. `unrun`: what
+    this gives without any block, where that is known already."""
     known = [c for c in (_ours() if claims is None else claims) if c.label and c.arch]
     found = [part for part in parts if len(part)]
     seen = {str(claim) for part in found for claim in part["claim"]}
-    found.append(_frame(judge_all([c for c in known if c.id not in seen], ())))
+    if unrun is None:
+        unrun = _frame(judge_all([c for c in known if c.id not in seen], ()))
+    found.append(unrun[~unrun["claim"].isin(seen)])
     rows = pd.concat(found, ignore_index=True)
     place = {claim.id: i for i, claim in enumerate(known)}
     rows = rows.assign(_place=rows["claim"].map(place))  # not yet run: empty, which sorts last

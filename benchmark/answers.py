@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from benchmark.errors import BadInput
 from benchmark.paired import correctness
 
 CLASS, MARGIN = "test_final_class", "test_final_margin"
-UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 SLACK = 0.1, 2  # recorded and recounted accuracy: percentage points, images
 
 MISSING = "no predictions"
@@ -93,12 +90,9 @@ def _contradictions(told: np.ndarray) -> np.ndarray:
 
 def _read(block: Block, run_id: str) -> tuple[np.ndarray, np.ndarray] | str:
     """Classes and margins, or why not."""
-    try:
-        arrays = block.arrays(run_id, CLASS, MARGIN)
-    except UNREADABLE:
-        return DAMAGED
+    arrays = block.arrays(run_id, CLASS, MARGIN)
     if len(arrays) < 2:
-        return MISSING
+        return DAMAGED if block.has_predictions(run_id) else MISSING
     classes, margins = arrays[CLASS], arrays[MARGIN]
     fits = classes.ndim == 1 and classes.shape == margins.shape and classes.size
     if not fits or classes.dtype != np.uint8 or margins.dtype.kind != "f":

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,17 @@ from benchmark.store import Store
 
 PREDICTIONS = "predictions.npz"
 HOMES = ("runs", "attempts")
+FILES = (RECORD, PREDICTIONS, "plan.json", "curve.csv")
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    KeyError,
+    zipfile.BadZipFile,
+    zlib.error,
+)  # what numpy raises on files that are no archive of arrays
 
 
 @dataclass(frozen=True)
@@ -42,13 +55,18 @@ class Block:
 
     def arrays(self, run_id: str, *names: str) -> dict[str, np.ndarray]:
         """Arrays of a run's predictions by name: those of `names` that it has, or all. Empty where
-        there is no file, as for records that came without."""
+        there is no file, as for records that came without, and where it is damaged."""
         path = self.store.run_folder(self.records[run_id].spec) / PREDICTIONS
-        if not path.is_file():
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                wanted = [n for n in stored.files if not names or n in names]
+                return {name: stored[name] for name in wanted}
+        except UNREADABLE:
             return {}
-        with np.load(path, allow_pickle=False) as stored:
-            wanted = [n for n in stored.files if not names or n in names]
-            return {name: stored[name] for name in wanted}
+
+    def has_predictions(self, run_id: str) -> bool:
+        """Whether there is such a file, damaged or not."""
+        return (self.store.run_folder(self.records[run_id].spec) / PREDICTIONS).is_file()
 
 
 def names(root: Path) -> list[str]:
@@ -70,9 +88,10 @@ def stamp(root: Path, name: str) -> str:
         for method in _inside(root / home / name):
             for run in _inside(method):
                 seen = [os.stat(run).st_mtime_ns]  # noqa: PTH116
-                with contextlib.suppress(OSError):
-                    record = os.stat(f"{run}/{RECORD}")  # noqa: PTH116
-                    seen += [record.st_mtime_ns, record.st_size]
+                for file in FILES:
+                    with contextlib.suppress(OSError):
+                        found = os.stat(f"{run}/{file}")  # noqa: PTH116
+                        seen += [found.st_mtime_ns, found.st_size]
                 digest.update(f"{home} {os.path.basename(run)} {seen}".encode())  # noqa: PTH119
     return digest.hexdigest()[:16]
 

@@ -16,7 +16,7 @@ from benchmark.block import Block
 from benchmark.costs import budget
 from benchmark.looks import Look, appearances, ordered_entries, wrapped
 from benchmark.optimism import optimism
-from benchmark.plots import heading, legend, marker_of
+from benchmark.plots import heading, height_of, legend, marker_of
 
 SPENT, WORTH = "Accuracy against total training cost", "What test-set selection alone is worth"
 
@@ -47,7 +47,9 @@ def spending(part: pd.DataFrame, board: pd.DataFrame, looks: dict[str, Look]) ->
     whole = bool(part["spent_gmacs"].notna().all())
     cost = part["spent_gmacs"] if whole else part["prepare_gmacs"] + part["recovery_gmacs"]
     placed = part.assign(cost=cost / 1000)
-    figure = Figure(figsize=(8.6, 1.4 + 2.6 * len(targets)), layout="constrained")
+    entries = ordered_entries(part)
+    tall = 1.2 + height_of([*map(wrapped, entries), "dense"])
+    figure = Figure(figsize=(8.6, max(1.4 + 2.6 * len(targets), tall)), layout="constrained")
     grid = figure.subplots(len(targets), 1, sharex=True, squeeze=False)
     lowest, highest = float(placed["cost"].min()), float(placed["cost"].max())
     step = 0.015 * (highest - lowest) or 0.01 * highest
@@ -64,14 +66,12 @@ def spending(part: pd.DataFrame, board: pd.DataFrame, looks: dict[str, Look]) ->
         f"training multiply-accumulates (10^12): {what}\n{_bars(part)}; points that would overlap "
         "stand side by side"
     )
-    handles = legend(ordered_entries(part), looks)
+    handles = legend(entries, looks)
     for handle in handles:
         handle.set_linestyle("none")
     if whole and part["dense_gmacs"].gt(0).any():
         handles.append(Line2D([], [], label="dense network as it was trained", **DENSE))
-    grid[0, 0].legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0
-    )
+    figure.legend(handles=handles, loc="outside right upper")  # beside all panels, not the first
     heading(figure, board, SPENT)
     return figure
 

@@ -151,7 +151,8 @@ def derive(root: Path, name: str, draw: Drawn = "svg") -> Derived | None:
             _write_table(draft, table, made[table.name])
         for file, text in _texts(whole, pictures).items():
             write_text(draft / file, text)
-        facts = seen | {"name": name, "pictures": [asdict(p) for p in pictures]}
+        facts: dict[str, Any] = seen | {"name": name, "pictures": [asdict(p) for p in pictures]}
+        facts |= {"sizes": {file.name: file.stat().st_size for file in sorted(draft.iterdir())}}
         write_text(draft / STATE, dump_json(facts | {"is_drawn": draw != "none"}))
     return Derived(folder, name, pictures, draw != "none", is_new=True)
 
@@ -182,10 +183,12 @@ def _kept(root: Path, folder: Path, name: str, seen: dict[str, str]) -> Derived 
         state = json.loads((folder / STATE).read_bytes())
         pictures = tuple(Picture(**p) for p in state["pictures"])
         is_drawn = bool(state["is_drawn"])
+        is_whole = all((root / p.file).is_file() for p in pictures) and all(
+            (folder / file).stat().st_size == size for file, size in state["sizes"].items()
+        )
         is_current = state["name"] == name and all(state[k] == v for k, v in seen.items())
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    is_whole = all((root / p.file).is_file() for p in pictures)
     return Derived(folder, name, pictures, is_drawn) if is_current and is_whole else None
 
 

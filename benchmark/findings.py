@@ -4,22 +4,25 @@ terminal. `comparisons` are rows of benchmark/comparisons.py, from which all of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
 from benchmark import frames
-from benchmark.comparisons import COLUMNS, PAYS
+from benchmark.comparisons import COLUMNS
+from benchmark.granted import CLAIMS, NOT_CLAIMED, PAYS, UNDECIDED
 from benchmark.matchups import DECLARED, REFERENCES
 from benchmark.paired import CONDITIONAL, CROSSED_SEEDS, MARGIN
 from benchmark.texts import md, number, signed, tex, tex_cell
 
 NONE: pd.DataFrame = frames.typed([], COLUMNS)  # for tables without
-CLAIMS = ("better", "worse", "equivalent")
+THESE_RUNS = "these runs only"
 LATEX_HEADS = ("difference", "95 % interval", "verdict")
 Row = dict[str, Any]
 
@@ -34,18 +37,23 @@ def claims(found: pd.DataFrame) -> list[str]:
     """One sentence per target: what was found, and how much stays open."""
     sentences = []
     for target, rows in found.groupby("target", sort=True):
+        words = rows.apply(_verdict, axis=1)
+        kinds = [name for word in CLAIMS for name in (word, f"{word} ({THESE_RUNS})")]
         made = [
             f"{word}: " + ", ".join(
-                f"{r.entry} {'to' if word == 'equivalent' else 'than'} {r.reference}"
-                for r in rows[rows["verdict"] == word].itertuples()
+                f"{r.entry} {'to' if r.verdict == 'equivalent' else 'than'} {r.reference}"
+                for r in rows[words == word].itertuples()
             )
-            for word in CLAIMS
-            if (rows["verdict"] == word).any()
+            for word in kinds
+            if (words == word).any()
         ]  # fmt: skip
-        open_ones = int((rows["verdict"] == "undecided").sum())
+        open_ones = int((rows["verdict"] == UNDECIDED).sum())
         pays = int((rows["verdict"] == PAYS).sum())
-        made += [f"undecided: {open_ones} of {len(rows)} comparisons"] * bool(open_ones)
+        made += [f"{UNDECIDED}: {open_ones} of {len(rows)} comparisons"] * bool(open_ones)
         made += [f"{PAYS}: {pays}"] * bool(pays)
+        withheld = rows.loc[rows["verdict"] == NOT_CLAIMED, "withheld"]
+        made += [f"{NOT_CLAIMED}: {why} ({count})"
+                 for why, count in sorted(Counter(withheld).items())]  # fmt: skip
         sentences.append(f"Target {target:g} %: {'; '.join(made) or 'no paired results'}.")
     return sentences
 
@@ -63,6 +71,12 @@ def notes(found: pd.DataFrame) -> list[str]:
         said.append(
             f"With fewer than {CROSSED_SEEDS} seeds, intervals speak of {CONDITIONAL}: new seeds "
             "may differ. The differences of all seeds stand in brackets."
+        )
+    if (found["verdict"] == NOT_CLAIMED).any():
+        said.append(
+            f"{NOT_CLAIMED.capitalize()}: the interval would allow a verdict, but the rows differ "
+            "in more than the method, one of them shows nothing about it, or preparation charged "
+            "and free are not both there on the same seeds. The notes say which."
         )
     if (found["verdict"] == PAYS).any():
         said.append(f"{PAYS.capitalize()}: the sign changes when preparation is granted for free.")
@@ -91,9 +105,11 @@ def markdown(part: pd.DataFrame, comparisons: pd.DataFrame) -> list[str]:
     found = declared(part, comparisons)
     if found.empty:
         return []
-    heads = ["Target", "Method", *(f"Against {title}" for title in _titles(part).values())]
+    titles = _titles(part)
+    marks = footnotes(found, titles)
+    heads = ["Target", "Method", *(f"Against {title}" for title in titles.values())]
     rows = [
-        [md(number(target, 1)), md(entry), *(_pipe_cell(cells.get(name)) for name in _titles(part))]
+        [md(number(target, 1)), md(entry), *(_pipe_cell(cells.get(name), marks) for name in titles)]
         for target, entry, cells in _grid(found)
     ]
     align = ["right", *["left"] * (len(heads) - 1)]
@@ -102,7 +118,7 @@ def markdown(part: pd.DataFrame, comparisons: pd.DataFrame) -> list[str]:
         "### What can be claimed",
         "\n".join(f"- {md(line)}" for line in claims(found)),
         table,
-        "\n".join(f"- {md(line)}" for line in notes(found)),
+        "\n".join(f"- {md(line)}" for line in [*_listed(marks), *notes(found)]),
     ]
 
 
@@ -111,11 +127,12 @@ def latex(part: pd.DataFrame, comparisons: pd.DataFrame) -> list[str]:
     found, titles = declared(part, comparisons), _titles(part)
     if found.empty:
         return []
+    marks = footnotes(found, titles)
     first = range(3, 3 + 3 * len(titles), 3)
     groups = [rf"\multicolumn{{3}}{{c}}{{against {tex(title)}}}" for title in titles.values()]
     heads = ["Target", "Method", *LATEX_HEADS * len(titles)]
     rows = [
-        [number(target, 1), entry, *(t for name in titles for t in _fields(cells.get(name)))]
+        [number(target, 1), entry, *(t for name in titles for t in _fields(cells.get(name), marks))]
         for target, entry, cells in _grid(found)
     ]
     return [
@@ -128,25 +145,26 @@ def latex(part: pd.DataFrame, comparisons: pd.DataFrame) -> list[str]:
         " & ".join(map(tex, heads)) + r" \\", r"\midrule",
         *(" & ".join(map(tex_cell, row)) + r" \\" for row in rows),
         r"\bottomrule", r"\end{tabular}}", "", r"\begin{minipage}{\linewidth}",
-        *(tex(note) + r"\par" for note in [*claims(found), *notes(found)]),
+        *(tex(note) + r"\par" for note in [*claims(found), *_listed(marks), *notes(found)]),
         r"\end{minipage}", r"\end{table}", "",
     ]  # fmt: skip
 
 
-def terminal(part: pd.DataFrame, comparisons: pd.DataFrame) -> Table | None:
-    """A small table for 100 columns; None without comparisons."""
+def terminal(part: pd.DataFrame, comparisons: pd.DataFrame) -> Group | None:
+    """A small table for 100 columns over its notes; None without comparisons."""
     found, titles = declared(part, comparisons), _titles(part)
     if found.empty:
         return None
+    marks = footnotes(found, titles)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("Method", min_width=20, max_width=30)
     table.add_column("Target", justify="right")
     for title in titles.values():
         table.add_column(f"against\n{title}", max_width=26)
     for target, entry, cells in _grid(found):
-        words = [_short(cells.get(name)) for name in titles]
+        words = [_short(cells.get(name), marks) for name in titles]
         table.add_row(Text(entry), number(target, 1), *words)
-    return table
+    return Group(table, *(Text(line, style="dim") for line in _listed(marks)))
 
 
 # ---- cells ---------------------------------------------------------------------------------------
@@ -166,12 +184,45 @@ def _grid(found: pd.DataFrame) -> Iterator[tuple[float, str, dict[str, Row]]]:
         yield float(first["target"]), str(first["entry"]), cells
 
 
-def _fields(row: Row | None) -> list[str]:
-    """Difference, interval and verdict."""
+def footnotes(found: pd.DataFrame, titles: Iterable[str]) -> dict[str, int]:
+    """What limits the comparisons of a table, numbered in the order of its cells. Rows without a
+    difference are told apart in full."""
+    names, marks = list(titles), dict[str, int]()
+    for _, _, cells in _grid(found):
+        for row in (cells[name] for name in names if name in cells):
+            if not math.isnan(row["mean"]):
+                for remark in _remarks(row):
+                    marks.setdefault(remark, len(marks) + 1)
+    return marks
+
+
+def _listed(marks: dict[str, int]) -> list[str]:
+    return [f"Note {i}: {remark}." for remark, i in marks.items()]
+
+
+def _remarks(row: Row) -> list[str]:
+    return [remark for remark in row["note"].split("; ") if remark]
+
+
+def _verdict(row: Row | pd.Series[Any]) -> str:
+    """The word, and whether it speaks of more than the runs that are there."""
+    few = row["verdict"] in CLAIMS and row["scope"] == CONDITIONAL
+    return f"{row['verdict']} ({THESE_RUNS})" if few else str(row["verdict"])
+
+
+def is_firm(row: Row | pd.Series[Any]) -> bool:
+    """A claim that speaks of new runs: what may stand in bold."""
+    return row["verdict"] in CLAIMS and row["scope"] != CONDITIONAL
+
+
+def _fields(row: Row | None, marks: dict[str, int]) -> list[str]:
+    """Difference, interval, and verdict with its notes."""
     if row is None or math.isnan(row["mean"]):
         return ["", "", ""]
     interval = f"{number(row['low_95'], 2)} to {number(row['high_95'], 2)}"
-    return [signed(row["mean"]) + _seeds(row), interval, row["verdict"]]
+    numbers = ", ".join(str(i) for i in sorted(marks[remark] for remark in _remarks(row)))
+    noted = f" (note{'s' * (', ' in numbers)} {numbers})" if numbers else ""
+    return [signed(row["mean"]) + _seeds(row), interval, _verdict(row) + noted]
 
 
 def _seeds(row: Row) -> str:
@@ -182,14 +233,15 @@ def _seeds(row: Row) -> str:
     return " [" + " ".join(pair.partition(":")[2] for pair in row["per_seed"].split()) + "]"
 
 
-def _pipe_cell(row: Row | None) -> str:
-    difference, interval, verdict = _fields(row)
-    if not verdict:
+def _pipe_cell(row: Row | None, marks: dict[str, int]) -> str:
+    difference, interval, verdict = _fields(row, marks)
+    if row is None or not verdict:
         return ""
-    word = f"**{md(verdict)}**" if verdict in CLAIMS else md(verdict)
+    word = f"**{md(verdict)}**" if is_firm(row) else md(verdict)
     return f"{word}, {md(difference)} ({md(interval)})"
 
 
-def _short(row: Row | None) -> Text:
-    difference, _, verdict = _fields(row)
-    return Text(f"{verdict} {difference}".strip(), style="bold" if verdict in CLAIMS else "")
+def _short(row: Row | None, marks: dict[str, int]) -> Text:
+    difference, _, verdict = _fields(row, marks)
+    is_bold = row is not None and is_firm(row)
+    return Text(f"{verdict} {difference}".strip(), style="bold" if is_bold else "")

@@ -194,7 +194,7 @@ def _marks(row: Row, done: list[Row]) -> list[str]:
         found.append("at chance" + (f" ({lost} of {len(done)} seeds)" if len(done) > 1 else ""))
     if row["selection_score"] <= row["selection_inverse"]:
         found.append("selection uninformative")
-    elif row["selection_score"] <= row["selection_random"]:
+    if row["selection_score"] <= row["selection_random"]:
         found.append("no better than random draws")
     if row["n"] and row["missing"]:
         found.append("incomplete")

@@ -19,7 +19,7 @@ CLAIMS = ("better", "worse", "equivalent")
 UNDECIDED = "undecided"
 PAYS = "depends on who pays"
 NOT_CLAIMED = "not claimed"
-NO_TWIN = "has a charged row only"
+NO_TWIN = "has a row with preparation charged only"
 NOT_PAIRED = "preparation free not paired"
 
 
@@ -49,19 +49,20 @@ def granted(matches: Sequence[Match], seeds: Sequence[int], found: Evidence) -> 
             for who in _without_twin(match, found)
         )
     )  # fmt: skip
-    if all(match.free is None for match in matches):
+    if alone or all(match.free is None for match in matches):
         return Granted(lacking=alone)
     pairs = [cells_of(match) for match in matches]
     there = set(found.seeds(cell for pair in pairs for cell in pair))
     common = tuple(seed for seed in seeds if seed in there)
+    lacking: tuple[str, ...] = ()
     missing = [str(seed) for seed in seeds if seed not in there]
     if missing:
-        alone = (*alone, f"{NOT_PAIRED}: without seed {', '.join(missing)}")
+        lacking = (f"{NOT_PAIRED}: without seed {', '.join(missing)}",)
     if not common:
-        return Granted(lacking=alone)
+        return Granted(lacking=lacking)
     totals = sum(found.difference(pair, common) for pair in pairs)
     images = found.images(pairs[0][0]) * len(pairs)
-    return Granted(100 * float(np.mean(totals)) / images, common, alone)
+    return Granted(100 * float(np.mean(totals)) / images, common, lacking)
 
 
 def cells_of(match: Match) -> tuple[str, str]:

@@ -117,7 +117,7 @@ def added_line(cells: list[Cell]) -> str:
         return ""
     each = ", ".join(name + (f" x{n}" if n > 1 else "") for name, n in names.items())
     counts = counted(names.total(), "cell")
-    return f"{counts} added as controls: {each}; --no-controls leaves them out"
+    return f"{counts} added as controls and references: {each}; --no-controls leaves them out"
 
 
 def summary(cells: list[Cell], options: Options, jobs: int, expected: Forecast) -> list[str]:

@@ -14,6 +14,7 @@ from benchmark.derived import TABLES, read_whole
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.network import Network
+from benchmark.overall import COLUMNS, Frames
 from benchmark.record import RECORD, one_line, read_plan, read_record
 from benchmark.spec import RunSpec
 from benchmark.store import Stage, Store
@@ -30,22 +31,20 @@ class Results:
     def __init__(self, root: Path) -> None:
         found = (read_whole(root, name) for name in blocks.names(root))
         self._blocks = [whole for whole in found if whole is not None]
-        self._made: dict[str, pd.DataFrame] = {}
         if not self._blocks:
             raise BadInput(f"no results under {root}: run a benchmark first")
+        self._frames = Frames(self._of_blocks)
 
     @property
     def names(self) -> list[str]:
-        return [table.name for table in TABLES]
+        return list(COLUMNS)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
-        if name not in self._made:
-            table = next((t for t in TABLES if t.name == name), None)
-            if table is None:
-                raise BadInput(f"no table '{name}': there are {', '.join(self.names)}")
-            parts = [table.make(whole) for whole in self._blocks]
-            self._made[name] = pd.concat(parts, ignore_index=True)
-        return self._made[name]
+        return self._frames[name]
+
+    def _of_blocks(self, name: str) -> pd.DataFrame:
+        (table,) = (t for t in TABLES if t.name == name)
+        return pd.concat([table.make(whole) for whole in self._blocks], ignore_index=True)
 
     def __getattr__(self, name: str) -> pd.DataFrame:
         if name.startswith("_") or name not in self.names:

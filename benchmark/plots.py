@@ -6,7 +6,7 @@ runs in one environment give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from benchmark.summaries import LEAST_SEEDS
 
 STAGES = (("before", "before recovery", 0.0), ("recalibrated", "after BN recalibration", 0.35),
           ("final", "after recovery", 1.0))  # fmt: skip
+
+LEGEND_ENTRY, LEGEND_LINE = 0.22, 0.16  # inches of a legend's entry, and of each further line of it
 
 
 def save(figure: Figure, path: Path, png: bool = False) -> None:
@@ -68,6 +70,12 @@ def legend(entries: list[str], looks: dict[str, Look]) -> list[Line2D]:
     ]
 
 
+def height_of(labels: Iterable[str]) -> float:
+    """Inches that a legend with these labels takes: with less, no room is left for the axes."""
+    entries = [label.count("\n") for label in labels]
+    return LEGEND_ENTRY * len(entries) + LEGEND_LINE * sum(entries)
+
+
 def marker_of(look: Look) -> dict[str, Any]:
     """Settings of a line's points."""
     face = look.colour if look.filled else "white"
@@ -88,9 +96,10 @@ def heading(figure: Figure, part: pd.DataFrame, what: str) -> None:
 def accuracy(part: pd.DataFrame, runs: pd.DataFrame, looks: dict[str, Look]) -> Figure:
     """Final accuracy against achieved FLOPs reduction; bars are sample standard deviations. Rows
     that remove nothing are levels to compare with, as the dense network is."""
-    figure = Figure(figsize=(8.6, 4.8), layout="constrained")
-    axes = figure.subplots()
     entries = ordered_entries(part)
+    height = max(4.8, 1.4 + height_of([*map(wrapped, entries), "dense"]))
+    figure = Figure(figsize=(8.6, height), layout="constrained")
+    axes = figure.subplots()
     pruned = part[part["target"] > 0] if (part["target"] > 0).any() else part
     left, right = _window(pruned)
     spread = 0.06 * (right - left)

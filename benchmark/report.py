@@ -13,12 +13,11 @@ import pandas as pd
 import typer
 
 from benchmark import (
-    across,
-    against,
     againstpage,
     export,
     frontpage,
     looks,
+    overall,
     page,
     plots,
     statplots,
@@ -41,7 +40,7 @@ DESCRIBED = {
 MANIFEST = "leaderboard/FILES.txt"  # what the last report wrote: stale files are found by it
 PAGE = "report/index.html"
 Say = Callable[[str], None]
-Frames = dict[str, tuple[pd.DataFrame, list[Column]]]
+Tables = dict[str, tuple[pd.DataFrame, list[Column]]]
 
 
 def quiet(line: str) -> None:
@@ -56,8 +55,9 @@ def build(root: Path, draw: Drawn = "svg", say: Say = quiet) -> list[Path]:
     """
     found = list(_derived(root, draw, say))
     if not found:
+        _remove_stale(root, set())
         raise BadInput(f"no results under {root}: run a benchmark first, or pass --results DIR")
-    frames, drawn = _frames(found), [p.file for part in found for p in part.pictures]
+    frames, drawn = _frames(root, found), [p.file for part in found for p in part.pictures]
     drawn += [] if draw == "none" else _profiles(root, frames, draw == "png")
     files: dict[str, str | bytes] = {**_texts(found, frames), **_parquet(frames)}
     content = frontpage.content(root, found, frames)
@@ -92,26 +92,17 @@ def _derived(root: Path, draw: Drawn, say: Say) -> Iterator[Derived]:
             yield made
 
 
-def _frames(found: Sequence[Derived]) -> Frames:
+def _frames(root: Path, found: Sequence[Derived]) -> Tables:
     """Every table, over all blocks, by name."""
-    frames: Frames = {
-        t.name: (pd.concat([part.frame(t.name) for part in found], ignore_index=True), t.columns)
-        for t in TABLES
-    }
-    board = frames["leaderboard"][0]
-    published = against.everything([part.frame("published") for part in found])
-    return frames | {
-        "published": (published, against.COLUMNS),
-        "reproduced": (against.summary(published), against.SUMMARY),
-        "pooled": (across.pooled(frames["differences"][0]), across.POOLED),
-        "ranking": (across.ranking(board), across.RANKING),
-        "stability": (across.stability(board), across.STABILITY),
-        "areas": (across.areas(board), across.AREAS),
-        "profiles": (across.profiles(board), across.PROFILES),
-    }
+
+    def of_blocks(name: str) -> pd.DataFrame:
+        return pd.concat([part.frame(name) for part in found], ignore_index=True)
+
+    frames = overall.Frames(of_blocks, overall.unrun(Store(root).stages))
+    return {name: (frames[name], columns) for name, columns in overall.COLUMNS.items()}
 
 
-def _profiles(root: Path, frames: Frames, png: bool) -> list[str]:
+def _profiles(root: Path, frames: Tables, png: bool) -> list[str]:
     """Performance profiles: the one figure that speaks of all blocks."""
     files = []
     with looks.fixed_style():
@@ -122,7 +113,7 @@ def _profiles(root: Path, frames: Frames, png: bool) -> list[str]:
     return files
 
 
-def _texts(found: Sequence[Derived], frames: Frames) -> dict[str, str]:
+def _texts(found: Sequence[Derived], frames: Tables) -> dict[str, str]:
     """Text files by their place below the results directory."""
     kept = {table.name for table in TABLES} - {"published"}  # as text too, block by block
     texts = {
@@ -154,7 +145,7 @@ def _united(table: str, columns: list[Column], found: Sequence[Derived]) -> str:
     return header + "".join(part.text(f"{table}.csv") for part in found)
 
 
-def _parquet(frames: Frames) -> dict[str, bytes]:
+def _parquet(frames: Tables) -> dict[str, bytes]:
     """The same tables for other programs, numbers in full."""
     return {
         f"leaderboard/parquet/{name}.parquet": export.parquet(export.arrow(frame, columns))

@@ -19,11 +19,11 @@ from benchmark.files import check_writable
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import added_line, show_grid, show_list
 from benchmark.options import Options, options_from
+from benchmark.paired import CROSSED_SEEDS
 from benchmark.progress import counting
 from benchmark.state import OPEN
 from benchmark.store import Store
 from benchmark.submit import at_once, on_site, on_the_way, rehearse_grid, submit_grid, wait_for
-from benchmark.summaries import LEAST_SEEDS
 from benchmark.sweep import Cell, expand
 from benchmark.tasks import data_of
 
@@ -199,8 +199,10 @@ def hints(options: Options, failed: int) -> list[str]:
             f"python -m benchmark.status --results {place} says why cells failed, "
             f"python -m benchmark.retry --failed --results {place} tries them again"
         )
-    if len(options.seeds) < LEAST_SEEDS:
-        found.append("--seeds 0,1,2 for intervals and ranks; finished runs are not repeated")
+    if len(options.seeds) < CROSSED_SEEDS:
+        found.append(
+            "--seeds 0,1,2,3,4 for intervals that speak of new seeds; what is finished is reused"
+        )
     if options.dataset == "digits":
         found.append(
             "--dataset cifar10, or your own images: --dataset imagefolder --data-dir DIR "

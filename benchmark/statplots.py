@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from benchmark import findings, frames, tables
 from benchmark.across import SETTING
 from benchmark.block import Block
-from benchmark.comparisons import PAYS
+from benchmark.granted import NOT_CLAIMED, PAYS
 from benchmark.looks import Look, appearances, wrapped
 from benchmark.matchups import REFERENCES
 from benchmark.paired import CONDITIONAL, MARGIN
+from benchmark.plots import height_of
 from benchmark.spec import digest
 
 CLAIM = "bold"
@@ -74,7 +75,7 @@ def _panel(axes: Axes, own: pd.DataFrame, entries: list[str], looks: Mapping[str
                   linewidth=1.6, label=f"_{row['entry']}")  # fmt: skip
         axes.plot([row["mean"]], [y], color=look.colour, marker=look.marker, markersize=5.5,
                   markerfacecolor=look.colour if look.filled else "white")  # fmt: skip
-        is_claim = row["verdict"] in findings.CLAIMS
+        is_claim = findings.is_firm(row)
         axes.annotate(
             row["verdict"], (row["mean"], y), xytext=(0, 4.5), textcoords="offset points",
             ha="center", va="bottom", fontsize=6.5, fontweight=CLAIM if is_claim else "normal",
@@ -101,6 +102,8 @@ def _small(found: pd.DataFrame) -> str:
         text.append(f"dashed: {CONDITIONAL}")
     if (found["verdict"] == PAYS).any():
         text.append(f"{PAYS}: the sign changes when preparation is free")
+    if (found["verdict"] == NOT_CLAIMED).any():
+        text.append(f"{NOT_CLAIMED}: for the reasons in the table")
     return "; ".join(text)
 
 
@@ -121,10 +124,11 @@ def profile_figures(
 
 def profile(part: pd.DataFrame, board: pd.DataFrame) -> Figure:
     """Share of cells in which a method's error is at most a multiple of the smallest error."""
-    figure = Figure(figsize=(8.2, 4.2), layout="constrained")
-    axes = figure.subplots()
     colours = _method_looks(board)
     labels = _labels(part)
+    height = max(4.2, 0.6 + height_of(map(wrapped, sorted(set(labels)))))
+    figure = Figure(figsize=(8.2, height), layout="constrained")
+    axes = figure.subplots()
     for label in sorted(set(labels)):
         own = part[labels == label]
         look = colours[str(own["method"].iloc[0])]

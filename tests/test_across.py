@@ -13,6 +13,7 @@ import synthetic as made
 from scipy.stats import norm
 
 from benchmark import across, blockwise, frames, pooling
+from benchmark.granted import PAYS
 from benchmark.hierarchical import Outlook, outlook
 from benchmark.paired import CONDITIONAL, CROSSED
 from benchmark.record import RunRecord
@@ -34,7 +35,7 @@ def difference(arch: str, mean: float, **changes: Any) -> dict[str, Any]:
         "reconstruct": "none", "params": "{}", "source": "", "revision": 1,
         "reference_method": "base", "targets": "50 70", "n": 5, "images": 100, "mean": mean,
         "low_95": mean - 1, "high_95": mean + 1, "error_seeds": 0.3, "error_images": 0.4,
-        "interval_scope": CROSSED, "per_seed": "", "note": "",
+        "interval_scope": CROSSED, "per_seed": "", "note": "", "withheld": "",
     } | changes  # fmt: skip
 
 
@@ -85,6 +86,31 @@ def test_six_blocks_are_tested() -> None:
     assert (row["p_better"], row["verdict"]) == (pytest.approx(found.better), "better")
     assert row["p_better"] + row["p_equivalent"] + row["p_worse"] == pytest.approx(1)
     assert "no test" not in row["note"]
+
+
+CLEAR = [2.0, 2.2, 1.9, 2.1, 2.0, 2.3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [({}, "better"), ({"withheld": "saturated"}, "not claimed"),
+     ({"withheld": PAYS}, "not claimed"), ({"withheld": "entry at chance"}, "not claimed"),
+     ({"free_mean": 1.0}, "better"), ({"free_mean": -13.0}, PAYS)],
+)  # fmt: skip
+def test_one_block_withholds_the_verdict_over_blocks(changes: Any, verdict: str) -> None:
+    """The probabilities stay. Granted preparation is judged by the mean over blocks."""
+    rows = [difference(f"n{i}", v) for i, v in enumerate(CLEAR)]
+    row = pool(*rows[:5], rows[5] | changes).iloc[0]
+    assert row["verdict"] == verdict
+    assert row["p_better"] > 0.95
+    assert f"not claimed: {changes.get('withheld')}" in row["note"] or verdict != "not claimed"
+
+
+def test_equivalence_over_blocks_needs_free_preparation_too() -> None:
+    small = {"error_seeds": 0.02, "error_images": 0.02}
+    for free, verdict in ((0.1, "equivalent"), (0.5, "undecided")):
+        rows = [difference(f"n{i}", 0.02, free_mean=free, **small) for i in range(8)]
+        assert pool(*rows)["verdict"].item() == verdict
 
 
 # ---- the test ------------------------------------------------------------------------------------
@@ -190,6 +216,24 @@ def test_saturated_blocks_are_not_ranked() -> None:
                                              dense=0.99)])  # fmt: skip
     assert across.ranking(frame)["withheld"].item().endswith("3 are needed; 1 more saturated")
     assert across.profiles(board(grid(2), dense=0.99)).empty
+    (row,) = across.ranking(board(grid(3), dense=0.99)).to_dict("records")
+    assert row["withheld"] == "withheld: saturated (3 (data, architecture) pairs)"
+
+
+def test_random_starts_stand_in_the_setting_of_their_table() -> None:
+    """They train for 50 epochs, the others for 30 and then 20."""
+    records = [made.record(made.spec("hrank", 0, t), 0.9 - t / 10) for t in (0.5, 0.7)]
+    records += [made.record(made.from_scratch(0, t), 0.8, None) for t in (0.5, 0.6, 0.7)]
+    frame = frames.leaderboard(frames.runs_frame(records))
+    assert frame["table"].nunique() == 1
+    assert len(across.ranking(frame)) == 1
+    found = across.areas(frame)
+    assert found[["baseline_epochs", "budget_epochs"]].drop_duplicates().to_numpy().tolist() == [
+        [30, 20]
+    ]
+    assert found.set_index("method")["refused"]["hrank"] == "lacks targets 60"
+    alone = frames.leaderboard(frames.runs_frame(records[2:]))
+    assert set(across.areas(alone)["budget_epochs"]) == {50}
 
 
 def test_settings_are_not_mixed_and_the_paper_track_is_left_out() -> None:
@@ -224,6 +268,12 @@ def test_areas_are_those_of_the_points() -> None:
     assert frame.loc["hrank", ["left_low", "left_high"]].tolist() == pytest.approx([25, 50])
     assert frame["refused"].to_dict() == {"hrank": "", "random": "", "x": "lacks targets 75"}
     assert frame["control"].to_dict() == {"hrank": 0, "random": 1, "x": 0}
+    assert set(frame["note"]) == {""}
+    full = board(cells, dense=0.99)
+    full.loc[full["method"] == "x", "marks"] = "at chance (1 of 2 seeds)"
+    assert across.areas(full).set_index("method")["note"].to_dict() == {
+        "hrank": "saturated", "random": "saturated", "x": "at chance; saturated",
+    }  # fmt: skip
 
 
 def test_profiles_are_shares_of_cells() -> None:

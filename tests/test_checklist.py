@@ -21,6 +21,7 @@ from benchmark.spec import RunSpec
 from benchmark.store import Store
 from benchmark.tableview import Found, View, views
 from methods import find
+from methods.api import Plan
 from tests.synthetic import cost, from_scratch, ledger, point, record, spec, write
 
 NOWHERE = Store(Path("nowhere"))
@@ -330,6 +331,35 @@ def test_predictions_in_another_order(tmp_path: Path) -> None:
     published(tmp_path, [*L1, made(spec("hrank"), predictions_order="p")])
     found = on_disk(tmp_path, soundness.predictions_present)
     assert found == Found(False, "HRank at 50 %, seed 0 in another order")
+
+
+def test_figures_are_those_of_the_last_epoch(tmp_path: Path) -> None:
+    """A record that reports its best epoch as its last is told by its curve, or by its readings of
+    the test split."""
+    rule, run = soundness.nothing_chosen_on_test, spec()
+    whole = made(run)  # 0.89 on validation, 0.9 on test
+    curves = {"whole": [0.5, 0.89], "chosen": [0.89, 0.5]}
+    said = {}
+    for name, values in curves.items():
+        store = Store(tmp_path / name)
+        curve = [
+            {"phase": phase, "epoch": i, "images": 1, "lr": 0.1, "loss": 1, "val_top1": value}
+            for phase, points in (("prepare-1", [0.1, None]), ("recovery", values))
+            for i, value in enumerate(points)
+        ]
+        plan = Plan({g: tuple(range(w)) for g, w in whole.widths.items()})
+        store.write(whole, plan, curve, {"test_final_class": np.zeros(1, np.uint8)})
+        said[name] = on_disk(tmp_path / name, rule)
+    assert said["whole"].holds is True
+    assert said["chosen"] == Found(
+        False,
+        "L1-norm at 50 %, seed 0: its final validation accuracy is not that of the last epoch",
+    )
+    facts = {"best_test_top1": 0.9, "test_top1": [0.9, 0.8], "epochs": 2}
+    Store(tmp_path / "whole").write_measurement(run, "optimistic", "a", facts)
+    assert on_disk(tmp_path / "whole", rule) == Found(
+        False, "L1-norm at 50 %, seed 0: its final test accuracy is not that of the last epoch"
+    )
 
 
 def edit(path: Path) -> None:

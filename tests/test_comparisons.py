@@ -12,9 +12,11 @@ import pytest
 import synthetic as made
 
 from benchmark import answers, blockwise, family, frames, matchups, paired, standing
+from benchmark import record as record_mod
 from benchmark.block import PREDICTIONS, Block, blocks
 from benchmark.columns import LEADERBOARD
-from benchmark.comparisons import COLUMNS, PAYS, comparisons
+from benchmark.comparisons import COLUMNS, comparisons
+from benchmark.granted import NOT_CLAIMED, PAYS
 from benchmark.spec import Seeds, Start
 from benchmark.store import Store
 from benchmark.study import study
@@ -217,7 +219,116 @@ def test_what_depends_on_who_pays_is_not_claimed(tmp_path: Path, free: str, verd
     row = pair(frame, "hrank", "random")
     assert row["verdict"] == verdict
     gain = {"0" * 400: "-80.00", "1" * 400: "+20.00"}.get(free, "+0.00")
-    assert row["note"] == f"preparation free: {gain}"
+    assert row["note"] == f"preparation free: {gain}, n = 1"
+
+
+IMAGE = np.arange(4000) % 10
+BASE = np.tile(IMAGE < 8, (5, 1))
+UP = BASE | (IMAGE == 8)  # 10 points more
+DOWN = BASE & (IMAGE > 0)  # 10 points less
+PREPARED = record_mod.Spent(
+    allowed=20_000, charged=20_000, free=0,
+    rows=[{"phase": "prepare-1", "kind": "charged", "images": 9, "epochs": 1.0, "macs": 1,
+           "seconds": 1.0, "requested": 9}, *made.ledger(1)],
+)  # fmt: skip
+
+
+def against_random(root: Path, own: np.ndarray, **record: Any) -> pd.Series:
+    """hrank, charged, in what is already under this root."""
+    publish(Store(root), "random", BASE)
+    publish(Store(root), "hrank", own, record=record)
+    return pair(comparisons(only_block(root)), "hrank", "random")
+
+
+def test_a_free_row_that_lacks_a_seed_supports_no_claim(tmp_path: Path) -> None:
+    """Nor does it overturn one: it fails on its single seed."""
+    publish(Store(tmp_path), "hrank", DOWN[:1], seeds=[3], preparation="free")
+    row = against_random(tmp_path, UP)
+    reason = "preparation free not paired: without seed 0, 1, 2, 4"
+    assert (row["verdict"], row["withheld"]) == (NOT_CLAIMED, reason)
+    assert row["note"] == f"preparation free: -10.00, n = 1; {reason}"
+    assert row["mean"] == pytest.approx(10)
+    assert row["low_95"] > 9
+
+
+def test_seeds_that_only_the_free_row_has_do_not_count(tmp_path: Path) -> None:
+    rows = np.concatenate([UP, np.zeros((20, 4000), bool)])
+    publish(Store(tmp_path), "hrank", rows, preparation="free")
+    row = against_random(tmp_path, UP)
+    assert (row["verdict"], row["note"]) == ("better", "preparation free: +10.00, n = 5")
+
+
+@pytest.mark.parametrize("seeds", [(), (7, 8)])
+def test_a_method_that_prepares_needs_its_free_row(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    if seeds:
+        publish(Store(tmp_path), "hrank", UP[:2], seeds=seeds, preparation="free")
+    row = against_random(tmp_path, UP, spent=PREPARED)
+    assert row["verdict"] == NOT_CLAIMED
+    assert row["withheld"] == (
+        "preparation free not paired: without seed 0, 1, 2, 3, 4" if seeds
+        else "entry has a row with preparation charged only"
+    )  # fmt: skip
+    block_row = blockwise.block_differences(only_block(tmp_path)).iloc[0]
+    assert block_row["withheld"] == row["withheld"]
+    assert np.isnan(block_row["free_mean"])
+
+
+def test_a_reference_that_prepares_needs_its_free_row_too(tmp_path: Path) -> None:
+    publish(Store(tmp_path), "l1norm", DOWN, record={"spent": PREPARED})
+    publish(Store(tmp_path), "hrank", UP, preparation="free")
+    against_random(tmp_path, UP)
+    row = pair(comparisons(only_block(tmp_path)), "hrank", "l1norm")
+    assert row["withheld"] == "reference has a row with preparation charged only"
+
+
+def test_what_is_undecided_does_not_depend_on_who_pays(tmp_path: Path) -> None:
+    own = BASE.copy()
+    own[:, :200:2] ^= True
+    own[:, 201:400:2] ^= True
+    publish(Store(tmp_path), "hrank", DOWN, preparation="free")
+    row = against_random(tmp_path, own)
+    assert row["verdict"] == "undecided"
+    assert "preparation free: -10.00, n = 5" in row["note"]
+
+
+@pytest.mark.parametrize(
+    ("free", "verdict"), [(BASE, "equivalent"), (UP, "undecided"), (DOWN, "undecided")]
+)
+def test_equivalence_holds_both_ways_or_not_at_all(
+    tmp_path: Path, free: np.ndarray, verdict: str
+) -> None:
+    publish(Store(tmp_path), "hrank", free, preparation="free")
+    assert against_random(tmp_path, BASE)["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("facts", "dense", "reason"),
+    [({"at_chance": True}, 0.92, "entry at chance (5 of 5 seeds)"),
+     ({"floor_share": 0.9}, 0.92, "entry floor-bound"), ({}, 0.99, "saturated")],
+)  # fmt: skip
+def test_rows_that_show_nothing_of_the_method_are_not_claimed(
+    tmp_path: Path, facts: dict[str, Any], dense: float, reason: str
+) -> None:
+    publish(Store(tmp_path), "random", BASE, dense=dense)
+    publish(Store(tmp_path), "hrank", UP, record=facts, dense=dense)
+    found = study(only_block(tmp_path))
+    row = pair(found.comparisons, "hrank", "random")
+    assert (row["verdict"], row["withheld"], row["note"]) == (NOT_CLAIMED, reason, reason)
+    assert row["mean"] == pytest.approx(10)
+    difference = found.differences.iloc[0]
+    assert (difference["withheld"], difference["note"]) == (reason, reason)
+
+
+def test_other_allocations_and_missing_seeds_are_not_claimed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish(store, "random", BASE)
+    publish(store, "hrank", UP, allocation="global")
+    publish(store, "x", UP)
+    store.write_attempt(made.spec("x", 5), "failed", "killed")
+    frame = comparisons(only_block(tmp_path))
+    found = {e: pair(frame, e, "random")["withheld"] for e in ("hrank", "x")}
+    assert found == {"hrank": "allocation global against uniform", "x": "entry incomplete"}
+    assert set(frame.loc[frame["family"] == "declared", "verdict"]) == {NOT_CLAIMED}
 
 
 # ---- what limits a comparison --------------------------------------------------------------------
@@ -393,11 +504,26 @@ def test_the_difference_of_a_block_averages_its_targets(tmp_path: Path) -> None:
 
 def test_a_block_whose_sign_depends_on_who_pays_says_so(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    publish(store, "random", right("1100"))
-    publish(store, "hrank", right("1110"))
-    publish(store, "hrank", right("1000"), preparation="free")
-    frame = blockwise.block_differences(only_block(tmp_path))
-    assert frame["note"].tolist() == [PAYS]
+    for target, free in ((0.5, DOWN), (0.7, BASE)):
+        publish(store, "random", BASE, target)
+        publish(store, "hrank", UP, target)
+        publish(store, "hrank", free, target, preparation="free")
+    (row,) = blockwise.block_differences(only_block(tmp_path)).to_dict("records")
+    assert row["note"] == f"{PAYS}; preparation free: -5.00, n = 5"
+    assert row["withheld"] == PAYS
+    assert row["free_mean"] == pytest.approx(-5)
+
+
+def test_a_block_is_paired_over_the_same_targets(tmp_path: Path) -> None:
+    """The free row is there at one of two, where it is worse."""
+    store = Store(tmp_path)
+    for target in (0.5, 0.7):
+        publish(store, "random", BASE, target)
+        publish(store, "hrank", UP, target, record={"spent": PREPARED})
+    publish(store, "hrank", DOWN, preparation="free")
+    (row,) = blockwise.block_differences(only_block(tmp_path)).to_dict("records")
+    assert row["withheld"] == "entry has a row with preparation charged only"
+    assert np.isnan(row["free_mean"])
 
 
 # ---- known truth ---------------------------------------------------------------------------------

@@ -220,8 +220,8 @@ def test_cards_alone_say_what_a_control_is(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_one_line_says_what_was_added_and_how_to_do_without() -> None:
     assert added_line(grid("whitebox")) == (
-        "7 cells added as controls: whitebox (preparation free), dense_continue, l1norm, "
-        "l1norm + ls, random, random + ls, width_scaling; --no-controls leaves them out"
+        "7 cells added as controls and references: whitebox (preparation free), dense_continue, "
+        "l1norm, l1norm + ls, random, random + ls, width_scaling; --no-controls leaves them out"
     )
     assert "random + ls x2, " in added_line(grid("hrank", seeds=[0, 1]))
     assert added_line(grid("whitebox", controls=False)) == ""

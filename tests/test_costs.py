@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import pytest
 import synthetic
 from test_against import block_of
 
-from benchmark import costplot, costs
+from benchmark import costplot, costs, looks, plots
 from benchmark.columns import names
 from benchmark.record import RunRecord, Spent
 from benchmark.spec import Start
@@ -119,6 +120,33 @@ def test_another_budget_is_no_control(epochs: float, stands: bool) -> None:
     )
     assert frame["table"].nunique() == 1
     assert frame["over_random"].notna().sum() == stands
+
+
+def test_a_row_of_another_allocation_is_no_control() -> None:
+    record, spec = synthetic.record, synthetic.spec
+    dense = record(spec("dense_continue", 0, 0.0, allocation="none"), 0.93)
+    rows = budget(record(spec("hrank", 0, allocation="global"), 0.9), dense,
+                  record(spec("random"), 0.88), record(spec("l1norm"), 0.89),
+                  record(spec("l1norm", allocation="global"), 0.85))  # fmt: skip
+    own = rows["hrank 50"]
+    assert math.isnan(own["over_random"])
+    assert own["over_l1norm"] == pytest.approx(5)
+    assert own["over_dense_continue"] == pytest.approx(-3)
+
+
+def test_a_crowd_of_methods_leaves_room_for_the_points() -> None:
+    found = block_of(
+        synthetic.record(synthetic.spec(f"m{i}", 0, t), 0.8, title=f"Method number {i} of many")
+        for i in range(40)
+        for t in (0.5, 0.7)
+    )
+    ((table, _, _, budget_figure),) = costplot.figures(found)
+    look = looks.appearances(found.board)[table]
+    for figure in (budget_figure, plots.accuracy(found.board, found.runs, look)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of axes that collapse
+            figure.draw_without_rendering()
+        assert all(axes.get_window_extent().height > 150 for axes in figure.axes)
 
 
 def test_the_figure_has_every_row_and_dense_in_each_panel() -> None:

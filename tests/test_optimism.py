@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,9 +11,10 @@ import synthetic
 from test_against import block_of
 
 from benchmark import costplot, optimism
-from benchmark.block import Block
+from benchmark.block import Block, blocks
 from benchmark.columns import names
 from benchmark.record import BestVal, RunRecord
+from benchmark.store import Store
 
 T2 = 4.302653  # t(0.975) with 2 degrees of freedom
 
@@ -92,6 +94,24 @@ def test_a_method_over_its_cells_counts_each_seed_once() -> None:
     assert row["test_over_last_mean"] == pytest.approx(3)
     assert row["test_over_last_sd"] == pytest.approx(math.sqrt(3))
     assert row["test_over_last_high"] == pytest.approx(3 + T2, abs=1e-5)
+
+
+def test_over_how_many_epochs_the_maximum_was_taken(tmp_path: Path) -> None:
+    """Of the measurement that holds the maximum; runs without one have no part in the mean."""
+    store = Store(tmp_path)
+    for seed, target in ((0, 0.5), (1, 0.5), (2, 0.5), (0, 0.7)):
+        synthetic.write(store, run("l1norm", seed, 0.9, 0.9, target))
+    for seed, target, key, best, epochs in (
+        (0, 0.5, "a", 0.95, 16), (0, 0.5, "b", 0.94, 99), (1, 0.5, "a", 0.95, 3),
+        (0, 0.7, "a", 0.95, 5),
+    ):  # fmt: skip
+        facts = {"best_test_top1": best, "epochs": epochs}
+        made = run("l1norm", seed, 0.9, 0.9, target)
+        store.write_measurement(made.spec, "optimistic", key, facts)
+    (found,) = blocks(tmp_path)
+    assert optimism.optimism(found)["epochs"].tolist() == [9.5, 5]
+    assert one(optimism.by_method(found))["epochs"] == 8
+    assert math.isnan(one(optimism.optimism(block({}, run("l1norm", 0, 0.9, 0.9))))["epochs"])
 
 
 def test_the_figure_has_only_rows_with_best_test_epochs() -> None:

@@ -18,8 +18,9 @@ from rich.console import Console
 from benchmark import columns, comparisons, findings, frames, report, standing, tables
 from benchmark import derived as deriving
 from benchmark.cli import BAD_INPUT, invoke
-from benchmark.comparisons import PAYS
 from benchmark.errors import BadInput
+from benchmark.granted import NOT_CLAIMED, PAYS
+from benchmark.load import load_results
 from benchmark.paired import CONDITIONAL, CROSSED
 from benchmark.record import RunRecord, SelectionCheck
 from benchmark.spec import Seeds, Start
@@ -349,9 +350,53 @@ def test_a_kept_block_that_was_damaged_is_made_again(tmp_path: Path) -> None:
     made.write(Store(tmp_path), made.record(made.spec()))
     before = {path: path.read_bytes() for path in report.build(tmp_path, "none")}
     (state,) = Store(tmp_path).stages.glob("report-*/state.json")
-    for damage in ("", "{}", "[]", state.read_text()[:-9]):
-        state.write_text(damage)
+    runs = state.with_name("runs.arrow")
+    for file, damage in (
+        (state, ""), (state, "{}"), (state, "[]"), (state, state.read_text()[:-9]), (runs, "cut"),
+    ):  # fmt: skip
+        file.write_text(damage)
         assert {p: p.read_bytes() for p in report.build(tmp_path, "none")} == before
+        assert file.stat().st_size > 9
+    runs.unlink()
+    assert {p: p.read_bytes() for p in report.build(tmp_path, "none")} == before
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"nonsense", "npy"])
+def test_damaged_predictions_are_left_out_and_said(content: bytes | str, tmp_path: Path) -> None:
+    """From a file that is fine to one that is not: the report sees it, and goes on."""
+    folder = made.write(Store(tmp_path), made.record(made.spec()))
+    made.write(Store(tmp_path), made.record(made.spec("random")))
+    report.build(tmp_path, "none")
+    if content == "npy":
+        with (folder / "predictions.npz").open("wb") as handle:
+            np.save(handle, np.zeros(3))
+    else:
+        assert isinstance(content, bytes)
+        (folder / "predictions.npz").write_bytes(content)
+    report.build(tmp_path, "none")
+    assert "predictions cannot be read" in (tmp_path / "leaderboard/comparisons.csv").read_text()
+
+
+def test_the_tables_of_runs_that_are_gone_go(tmp_path: Path) -> None:
+    made.write(Store(tmp_path), made.record(made.spec()))
+    report.build(tmp_path, "none")
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(BadInput, match="no results under"):
+        report.build(tmp_path, "none")
+    assert not (tmp_path / "leaderboard.csv").exists()
+
+
+def test_results_have_every_table_of_the_report(results: Path) -> None:
+    found = load_results(results)
+    for name in found.names:
+        place = results / report.place(name)
+        listed = pd.read_csv(place, dtype=str, keep_default_na=False)
+        assert list(found[name].columns) == list(listed.columns)
+        assert len(getattr(found, name)) == len(listed)
+    with pytest.raises(BadInput, match="no table 'nonsense'"):
+        found["nonsense"]
+    with pytest.raises(AttributeError):
+        _ = found.nonsense
 
 
 def test_nothing_to_report_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -484,6 +529,58 @@ def test_verdicts_on_the_terminal(judged: tuple[pd.DataFrame, pd.DataFrame]) -> 
     assert "What can be claimed" in text
     assert " ".join(text.split()).endswith("The differences of all seeds stand in brackets.")
     assert max(map(len, text.splitlines())) <= 100
+
+
+def limited() -> list[dict[str, Any]]:
+    """A claim of five seeds, one of these runs alone, and two that are withheld."""
+    other = "allocation global against uniform"
+    return [
+        compared("a", "random", 5, "better", note="conditional on one dense network"),
+        compared("b", "random", -5, "worse", scope=CONDITIONAL, n=1),
+        compared("c", "random", 5, NOT_CLAIMED, withheld=other, note=other),
+        compared("d", "random", 5, NOT_CLAIMED, withheld="saturated", note=f"{other}; saturated"),
+    ]  # fmt: skip
+
+
+def limited_board() -> tuple[pd.DataFrame, pd.DataFrame]:
+    board = board_of(*(made.record(made.spec(m), 0.9) for m in ("random", "a", "b", "c", "d")))
+    board["cell"], board["table"] = board["method"], "t"
+    return board, frames.typed(limited(), comparisons.COLUMNS)
+
+
+def test_what_is_withheld_is_no_claim_and_few_seeds_are_these_runs_only() -> None:
+    assert findings.claims(frames.typed(limited(), comparisons.COLUMNS)) == [
+        "Target 50 %: better: a than random; worse (these runs only): b than random; "
+        "not claimed: allocation global against uniform (1); not claimed: saturated (1)."
+    ]
+
+
+def test_notes_stand_beside_the_verdicts_and_below_them() -> None:
+    board, found = limited_board()
+    pages = {
+        "md": tables.markdown_page(board, "x", {}, found),
+        "tex": tables.latex_page(board, found),
+    }
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(tables.terminal_table(board, found))
+    pages["terminal"] = " ".join(console.export_text(styles=False).split())
+    assert "| **better (note 1)**, +5.00 (4.00 to 6.00)" in pages["md"]
+    assert "| worse (these runs only), -5.00 (-6.00 to -4.00)" in pages["md"]
+    assert "| not claimed (notes 2, 3), +5.00" in pages["md"]
+    assert r"& not claimed (notes 2, 3) \\" in pages["tex"]
+    assert r"& worse (these runs only) \\" in pages["tex"]
+    for text in pages.values():
+        for line in ("Note 1: conditional on one dense network.", "Note 3: saturated.",
+                     "Note 2: allocation global against uniform."):  # fmt: skip
+            assert line in text
+        assert "Not claimed: the interval would allow a verdict" in text
+
+
+def test_the_terminal_has_no_bold_words_of_these_runs_only() -> None:
+    rows = limited()
+    bold = [str(findings._short(row | {"note": ""}, {}).style) for row in rows]
+    assert bold == ["bold", "", "", ""]
+    assert findings._short(rows[1] | {"note": ""}, {}).plain == "worse (these runs only) -5.00"
 
 
 def test_comparisons_without_seeds_and_who_pays_are_explained() -> None:

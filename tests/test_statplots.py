@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_intervals_and_words_are_those_of_the_frame(block: Block, figure: Figure
         assert low < row.low_95 < row.high_95 < high
     words = [text for axes in figure.axes for text in axes.texts]
     assert {t.get_text(): t.get_fontweight() for t in words} == {
-        "better": statplots.CLAIM, "worse": statplots.CLAIM, "undecided": "normal",
+        "better": statplots.CLAIM, "worse": "normal", "undecided": "normal",  # worse: of 2 seeds
     }  # fmt: skip
 
 
@@ -90,6 +91,16 @@ def test_profiles_are_drawn_as_they_are() -> None:
         assert list(np.asarray(line.get_ydata())) == own["share"].tolist()
         assert list(np.asarray(line.get_xdata())) == own["ratio"].tolist()
     assert lines["hrank"].get_color() != lines["x"].get_color()
+
+
+def test_a_crowd_of_methods_leaves_room_for_the_curves() -> None:
+    cells = {(f"m{i}", a, 0.5): 0.8 + i / 500 for i in range(40) for a in ("n0", "n1")}
+    rows = board(cells)
+    ((_, _, figure),) = statplots.profile_figures(across.profiles(rows), rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of axes that collapse
+        figure.draw_without_rendering()
+    assert figure.axes[0].get_window_extent().height > 200
 
 
 def test_rows_of_one_method_have_labels_of_their_own() -> None:
