@@ -8,8 +8,6 @@ benchmark/pooling.py and hierarchical.py (DECISIONS 31).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +16,12 @@ import pandas as pd
 from benchmark import frames, pooling
 from benchmark.blockwise import METHOD, SETTING
 from benchmark.columns import POINTS, SPEC, Column
+from benchmark.fields import fields, limits_of
 from benchmark.granted import CLAIMS, NOT_CLAIMED, PAYS, UNDECIDED
 from benchmark.hierarchical import outlook
 from benchmark.matchups import Row
 from benchmark.paired import MARGIN, Difference, Interval, Spread
-from benchmark.pooling import RANKED_BLOCKS, TESTED_BLOCKS, Score
+from benchmark.pooling import RANKED_BLOCKS, TESTED_BLOCKS
 
 RATIOS = (1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 5.0)
 _SPEC = {c.name: c for c, _ in SPEC}
@@ -45,8 +44,8 @@ POOLED: list[Column] = [
                          ("equivalent", f"within {MARGIN} points"),
                          ("worse", f"worse by more than {MARGIN} points"))],
     Column("verdict", f"from {TESTED_BLOCKS} blocks: what has a probability of 95 %; "
-           f"{NOT_CLAIMED}: something forbids a claim in one of them; {PAYS}: the mean changes sign when "
-           "preparation is granted for free"),
+           f"{NOT_CLAIMED}: something forbids a claim in one of them; {PAYS}: the mean changes "
+           "sign when preparation is granted for free"),
     Column("per_block", "difference of each block, points"),
     Column("shrunk", "the same drawn towards the mean by partial pooling"),
     Column("note", "scope, and what limits the estimate"),
@@ -176,73 +175,6 @@ def _by_block(values: dict[pooling.Block, float]) -> str:
 # ---- accuracies ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Field:
-    """Comparable rows of all blocks, with the names that scores use for methods."""
-
-    setting: Row
-    rows: pd.DataFrame  # with columns key and saturated
-    titles: dict[str, Row]  # METHOD and title by key
-
-    def scores(self, rows: pd.DataFrame) -> list[Score]:
-        return [
-            Score(r["key"], r["data"], r["arch"], r["target"], r["final_mean"],
-                  1 - r["flops_reduction"] / 100)
-            for r in frames.rows_of(rows)
-        ]  # fmt: skip
-
-    @property
-    def ranked(self) -> pd.DataFrame:
-        """Methods on boards that are not saturated."""
-        return self.methods[~self.methods["saturated"]]
-
-    @property
-    def methods(self) -> pd.DataFrame:
-        lost = self.rows["marks"].str.contains("floor-bound|incomplete|at chance")
-        return self.rows[(self.rows["control"] == 0) & ~lost]
-
-
-def fields(board: pd.DataFrame) -> Iterator[Field]:
-    """From the leaderboards of all blocks, by setting: rows with a result, preparation charged and
-    something removed; of the tables of a block the one with most rows."""
-    there = (board["n"] > 0) & (board["target"] > 0) & (board["preparation"] == "charged")
-    rows = board[there & (board["track"] != "paper")]
-    saturated = rows["dense_mean"] > frames.SATURATED
-    rows = _as_placed(rows)
-    rows = rows.assign(key=_keys(rows), saturated=saturated)
-    for _, part in rows.groupby(list(SETTING), sort=True, dropna=False):
-        sizes = part.groupby("table", sort=True).size()
-        order = part.assign(size=part["table"].map(sizes)).sort_values(
-            ["data", "arch", "size", "table"], ascending=[True, True, False, True], kind="stable"
-        )
-        first = order.groupby(["data", "arch"])["table"].transform("first")
-        kept = order[order["table"] == first]
-        kept = kept.sort_values(["data", "arch", "target", "key", "cell"], kind="stable")
-        kept = kept.drop_duplicates(["data", "arch", "target", "key"])
-        setting = {name: kept.iloc[0][name] for name in SETTING}
-        titles = {
-            str(key): {name: same.iloc[0][name] for name in METHOD}
-            | {"title": " / ".join(sorted(set(same["title"])))}
-            for key, same in kept.groupby("key", sort=True)
-        }
-        yield Field(setting, kept, titles)
-
-
-def _as_placed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows from random initialisation, which have a budget of their own by construction, with the
-    setting of the table they stand in: it spends as much in all."""
-    budgets = ["baseline_epochs", "budget_epochs"]
-    trained = rows[rows["start"] != "random"].drop_duplicates("table").set_index("table")[budgets]
-    own = (rows["start"] == "random") & rows["table"].isin(trained.index)
-    placed = rows.copy()
-    placed.loc[own, budgets] = trained.loc[rows.loc[own, "table"]].to_numpy()
-    return placed
-
-
-def _keys(rows: pd.DataFrame) -> list[str]:
-    return [" | ".join(map(str, values)) for values in rows[list(METHOD)].itertuples(index=False)]
-
-
 def ranking(board: pd.DataFrame) -> pd.DataFrame:
     """Methods by mean accuracy; one row with the reason for each setting where it is withheld."""
     rows: list[Row] = []
@@ -304,7 +236,7 @@ def areas(board: pd.DataFrame) -> pd.DataFrame:
         sound = field.rows[field.rows["flops_reduction"].between(0, 100, inclusive="left")]
         for (data, arch), part in sound.groupby(["data", "arch"], sort=True):
             control = dict(zip(part["key"], part["control"], strict=True))
-            notes = {str(key): _limits(own) for key, own in part.groupby("key", sort=True)}
+            notes = {str(key): limits_of(own) for key, own in part.groupby("key", sort=True)}
             for key, area in sorted(pooling.areas(field.scores(part)).items()):
                 rows.append(field.setting | field.titles[key] | {
                     "data": data, "arch": arch, "control": control[key], "area": area.value,
@@ -312,12 +244,6 @@ def areas(board: pd.DataFrame) -> pd.DataFrame:
                     "refused": area.refused, "note": notes[key],
                 })  # fmt: skip
     return frames.typed(rows, AREAS)
-
-
-def _limits(rows: pd.DataFrame) -> str:
-    marks = {mark.partition(" (")[0] for text in rows["marks"] for mark in text.split("; ")}
-    found = sorted(marks & {"at chance", "floor-bound", "incomplete"})
-    return "; ".join([*found, *["saturated"] * bool(rows["saturated"].any())])
 
 
 def profiles(board: pd.DataFrame) -> pd.DataFrame:

@@ -88,8 +88,8 @@ def _row(matches: list[Match], found: Evidence) -> Row:
     forbidden = [reason for match in matches for reason in limits(match)] + [*free.lacking]
     mean = float(points.mean())
     is_claim = interval.low > MARGIN or interval.high < -MARGIN
-    is_paired = free.mean is not None and not free.lacking
-    if is_claim and is_paired and np.sign(free.mean) != np.sign(mean):
+    paired = mean if free.mean is None or free.lacking else free.mean
+    if is_claim and np.sign(paired) != np.sign(mean):
         forbidden.insert(0, PAYS)
         notes.insert(0, PAYS)
     notes += [*free.note, *free.lacking]

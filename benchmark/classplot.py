@@ -61,7 +61,8 @@ def _small(part: pd.DataFrame) -> str:
     images = part.groupby("class")["images"].first()
     low, high = f"{images.min():.0f}", f"{images.max():.0f}"
     text = f"{low if low == high else f'{low} to {high}'} test images a class"
-    text += f", so one image more or less in one run is {100 / images.min():.2g} points"
+    if images.min() > 0:
+        text += f", so one image more or less in one run is {100 / images.min():.2g} points"
     if (left_out := part["unrevealed"].max()) > 0:
         text += f"; {left_out:.0f} more have no known label"
     if part["drop"].isna().any():

@@ -53,8 +53,11 @@ def spending(part: pd.DataFrame, board: pd.DataFrame, looks: dict[str, Look]) ->
     grid = figure.subplots(len(targets), 1, sharex=True, squeeze=False)
     lowest, highest = float(placed["cost"].min()), float(placed["cost"].max())
     step = 0.015 * (highest - lowest) or 0.01 * highest
+    moved = 0.0
     for axes, target in zip(grid[:, 0], targets, strict=True):
-        for row in _apart(placed[placed["target"].isin([0.0, target])], step).itertuples():
+        apart = _apart(placed[placed["target"].isin([0.0, target])], step)
+        moved = max(moved, float((apart["cost"] - placed["cost"]).abs().max()))
+        for row in apart.itertuples():
             _point(axes, row, looks[str(row.entry)])
         if whole:
             _dense(axes, part)
@@ -63,15 +66,15 @@ def spending(part: pd.DataFrame, board: pd.DataFrame, looks: dict[str, Look]) ->
         axes.margins(x=0.08, y=0.12)
     what = "dense training, preparation and recovery" if whole else "preparation and recovery only"
     grid[-1, 0].set_xlabel(
-        f"training multiply-accumulates (10^12): {what}\n{_bars(part)}; points that would overlap "
-        "stand side by side"
+        f"training multiply-accumulates (10^12): {what}\n"
+        + wrapped(_bars(part) + _shift(moved), 80)
     )
     handles = legend(entries, looks)
     for handle in handles:
         handle.set_linestyle("none")
     if whole and part["dense_gmacs"].gt(0).any():
         handles.append(Line2D([], [], label="dense network as it was trained", **DENSE))
-    figure.legend(handles=handles, loc="outside right upper")  # beside all panels, not the first
+    figure.legend(handles=handles, loc="outside right center")  # beside all panels, not one
     heading(figure, board, SPENT)
     return figure
 
@@ -82,6 +85,13 @@ def _apart(rows: pd.DataFrame, step: float) -> pd.DataFrame:
     same = ordered.groupby((ordered["cost"] / step).round())["cost"]
     shift = same.cumcount() - (same.transform("size") - 1) / 2
     return ordered.assign(cost=ordered["cost"] + step * shift)
+
+
+def _shift(moved: float) -> str:
+    """By how much points are moved, in units of the axis."""
+    if not moved:
+        return ""
+    return f"; points are moved sideways by up to {moved:.2g} so that all can be seen"
 
 
 DENSE: dict[str, Any] = {

@@ -33,7 +33,7 @@ def detail(record: RunRecord) -> dict[str, Any]:
     facts = {k: v for k, v in record.method_facts.items() if not _has_arrays(v)}
     found: dict[str, Any] = {
         "command": record.command,
-        "reproduce": f"python -m benchmark.reproduce {record.run_id}",
+        "reproduce": f"python -m benchmark.reproduce {record.run_id} --results DIR",
         "folder": f"runs/{record.spec.folder}",
         "spec": identity(record.spec),
         "environment": record.environment,

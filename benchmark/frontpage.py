@@ -23,7 +23,7 @@ SHOWN = (
 )  # fmt: skip
 UNSHOWN = {
     "protocol", "precision", "scope", "min_width", "baseline_epochs", "budget_epochs", "params",
-    "source", "revision", "family", "reference_cell", "control", "label", "against", "apart",
+    "source", "revision", "family", "reference_cell", "control", "against", "apart",
 }  # fmt: skip
 
 

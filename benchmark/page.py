@@ -32,7 +32,7 @@ from benchmark.files import write_text
 __all__ = ["Card", "Content", "cards", "detail", "render"]
 
 FOLDER = Path(__file__).parent / "html"
-SCRIPTS = ("decode", "table", "leaderboard", "plot", "drawer", "page")
+SCRIPTS = ("decode", "heads", "table", "leaderboard", "plot", "drawer", "page")
 MOST_RUNS = 100_000  # listed seed by seed; more would make the page slow to load
 MOST_DETAILS = 10_000  # runs whose record is in the page
 CHUNK = 200  # records decoded at once when one is opened
@@ -52,7 +52,8 @@ FRAMES = {
                   "comparable, and the reason is named."),
     "optimism": ("What choosing the epoch is worth", "Last epoch, best validation epoch and best "
                  "test epoch of the same runs. The gap to the last is what selection alone adds."),
-    "selection": ("The same by method", "A seed is one observation: its mean over all targets."),
+    "selection": ("What choosing the epoch is worth, by method",
+                  "A seed is one observation: its mean over all targets."),
     "budget": ("Accuracy against total training cost", "All phases count, those before pruning "
                "too. Controls show what the same budget buys without the method."),
     "classes": ("Accuracy per class", "Of the dense network and at each stage after pruning, means "

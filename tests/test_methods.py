@@ -177,7 +177,7 @@ def test_a_broken_file_is_one_clear_line(
 
 KEYS = {
     "": {"card", "paper", "variant", "recipe", "space", "deviation"},
-    "card": {"title", "kind", "reconstruction", "tracks", "summary"},
+    "card": {"title", "kind", "reconstruction", "reference", "tracks", "summary"},
     "paper": {"title", "authors", "venue", "year", "url", "code", "code_commit"},
     "variant": {"title", "summary", "tracks", "start", "params"},
     "recipe": {"dataset", "source", "start", "flops_reduction", "minimum_width", "allocation",

@@ -194,7 +194,7 @@ def test_the_excerpt_of_a_record_is_plain_and_leaves_arrays_out() -> None:
     record = synthetic.record(synthetic.spec(), method_facts=facts, command="made by")
     found = page.detail(record)
     assert found["method_facts"] == {"leakage": {"mean": 0.333333}}
-    assert found["reproduce"] == f"python -m benchmark.reproduce {record.run_id}"
+    assert found["reproduce"] == f"python -m benchmark.reproduce {record.run_id} --results DIR"
     assert found["folder"] == f"runs/{record.spec.folder}"
     assert found["command"] == "made by"
     assert found["widths"]["layer1.0.conv1"] == [8, 16]
@@ -407,12 +407,12 @@ def test_a_link_opens_a_record_with_its_seeds_and_commands(chromium: Any, page_f
     text = window.find_element(By.ID, "record").text
     assert all(run in text for run in runs["run_id"])
     commands = [c.text for c in window.find_elements(By.CSS_SELECTOR, "#record pre code")]
-    assert f"python -m benchmark.reproduce {runs['run_id'].iloc[0]}" in commands
+    assert f"python -m benchmark.reproduce {runs['run_id'].iloc[0]} --results DIR" in commands
     window.find_element(By.CSS_SELECTOR, "#record select option:nth-child(2)").click()
     second = runs["run_id"].iloc[1]
     browser.wait_for(
         window,
-        f"return document.querySelector('#record pre code').textContent.endsWith('{second}')",
+        f"return document.querySelector('#record pre code').textContent.includes('{second}')",
     )
     window.find_element(By.ID, "close").click()
     assert not window.execute_script("return document.getElementById('record').open")
@@ -437,6 +437,51 @@ def test_the_plot_follows_the_filter_and_its_front_is_over_methods(
     window.find_element(By.ID, "search").send_keys("l1norm")
     assert "1 result drawn" in window.execute_script(words)
     assert "l1norm: 50.0 % removed" in window.execute_script(words)
+
+
+@pytest.mark.browser
+def test_rows_without_figures_say_their_state_and_no_empty_plot_is_shown(
+    chromium: Any, tmp_path: Path, kept: Path
+) -> None:
+    failed = synthetic.spec("cpli", 0, 0.5)
+    lost = Attempt(failed.run_id, "failed", "no room", "", failed.model_dump(mode="json"))
+    runs = frames.runs_frame([], [lost])
+    path = tmp_path / "index.html"
+    made = content(board=frames.leaderboard(runs), runs=runs, frames={}, details={})
+    path.write_text(page.render(made, kept), encoding="utf-8")
+    window = open_page(chromium, path)
+    assert column(window, "final_mean") == ["failed"]
+    assert "no room" in column(window, "marks")[0]
+    assert not window.find_element(By.ID, "plot-box").is_displayed()
+
+
+@pytest.mark.browser
+def test_a_long_table_leads_with_what_matters_and_keeps_the_rest_at_hand(
+    chromium: Any, tmp_path: Path, kept: Path
+) -> None:
+    names = ["claim", "note", "verdict", "published_top1", "label", "confidence", "reasons"]
+    long = "word " * 40
+    frame = pd.DataFrame(
+        [[f"P{i:03}", long, "not yet run", 90.0 + i, f"m{i}", f"c{i}", ""] for i in range(150)],
+        columns=names,
+    )
+    kinds = [Column(n, f"of {n}", "", 2 if n == "published_top1" else None) for n in names]
+    path = tmp_path / "index.html"
+    path.write_text(page.render(content(frames={"published": (frame, kinds)}), kept), "utf-8")
+    window = open_page(chromium, path)
+    window.execute_script("document.getElementById('frame-published').scrollIntoView()")
+    browser.wait_for(window, "return document.querySelector('#frame-published table')")
+    heads = """return [...document.querySelectorAll("#frame-published thead button")]
+        .map((head) => head.firstChild.textContent);"""
+    assert window.execute_script(heads) == ["Method", "Published top-1", "Verdict", "Claim"]
+    section = window.find_element(By.ID, "frame-published")
+    assert f"Note {long}".strip() in str(section.get_attribute("textContent"))  # in all rows
+    section.find_element(By.CSS_SELECTOR, "input[type=checkbox]").click()
+    assert window.execute_script(heads)[-1] == "Confidence"
+    more = section.find_element(By.CSS_SELECTOR, "button.more")
+    assert more.text == "Show the last 50"
+    window.execute_script("arguments[0].click()", more)
+    assert len(section.find_elements(By.CSS_SELECTOR, "tbody tr")) == 150
 
 
 @pytest.mark.browser
@@ -518,7 +563,7 @@ def test_text_is_readable_in_light_and_dark(chromium: Any, page_file: Path) -> N
     assert window.execute_script(CONTRAST) == []
     window.execute_script("arguments[0].click()", button)
     assert window.execute_script(paper) == "rgb(21, 24, 28)"
-    assert button.get_attribute("aria-pressed") == "true"
+    assert button.text == "Light theme"  # what pressing it gives
     assert window.execute_script(CONTRAST) == []
     window.execute_script("arguments[0].click()", button)
     assert window.execute_script(paper) == "rgb(255, 255, 255)"
@@ -536,6 +581,10 @@ def test_on_a_phone_in_the_dark_only_tables_scroll_sideways(page_file: Path) -> 
         assert window.execute_script(width) == 390
         region = window.find_element(By.CSS_SELECTOR, "#tables .scroll")
         assert window.execute_script("return arguments[0].scrollWidth", region) > 390
+        edges = """return [...arguments[0].querySelectorAll('thead th')]
+            .map((head) => head.offsetLeft + head.offsetWidth);"""
+        assert column(window, "final_mean")[0]
+        assert window.execute_script(edges, region)[2] < 390  # method, final and one verdict
         assert region.get_attribute("tabindex") == "0"
         assert region.get_attribute("aria-label")
         window.execute_script("document.querySelector('button.open').click()")

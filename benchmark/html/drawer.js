@@ -129,14 +129,17 @@ function runOf(runs, rows) {
 
 async function recordOf(runs, row) {
   const run = runs.columns.get("run_id").at(row), chunk = runs.columns.get("chunk").at(row);
-  const again = [make("h4", { text: "Make it again and compare" }), commandOf(`python -m benchmark.reproduce ${run}`)];
+  const again = [
+    make("h4", { text: "Make it again and compare" }), commandOf(`python -m benchmark.reproduce ${run} --results DIR`),
+    make("p", { class: "quiet" }, "DIR is the results folder, the one that holds runs/: this page is ", make("code", { text: "DIR/report/index.html" }), "."),
+  ];
   if (chunk === null) {
     return [...again, make("p", { text: `This page holds the records of ${counted(runs.details, "run")} out of ${runs.all}. This one is in the folder of the run, ${run}, under runs/.` })];
   }
   if (!drawer.chunks.has(chunk)) drawer.chunks.set(chunk, textOf(`details-${chunk}`).then(JSON.parse));
   const found = (await drawer.chunks.get(chunk))[run];
   return [
-    make("h4", { text: "Make it again and compare" }), commandOf(found.reproduce ?? `python -m benchmark.reproduce ${run}`),
+    ...again,
     ...(found.command ? [make("h4", { text: "The command that made it" }), commandOf(found.command)] : []),
     ...(found.folder ? [make("p", {}, "Its files: ", make("code", { text: found.folder }))] : []),
     ...spentOf(found.spent), ...checkOf(found), ...widthsOf(found.widths), ...environmentOf(found.environment),

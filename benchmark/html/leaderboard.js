@@ -3,7 +3,8 @@
 const PAGE_ROWS = 100;
 const MOST_OPEN_NOTES = 2;
 const NARROW = "(max-width: 40rem)"; // a phone shows these only when asked to
-const NOT_NARROW = ["flops_reduction:1", "params_reduction:1", "before_mean", "recalibrated_mean"];
+const NOT_NARROW = ["target:1", "flops_reduction:1", "params_reduction:1", "dense_mean", "before_mean", "recalibrated_mean"];
+const OF_LOST = ["final_mean", "marks"]; // say what a row without figures is, and why
 const FACETS = [
   ["method", "Method", (board, row) => board.columns.get("method").at(row)],
   ["target", "Target", (board, row) => board.columns.get("target").at(row)],
@@ -25,7 +26,7 @@ function boardViews(board) {
   const plain = (name, label) => columnView(column(name), { key: name, label, standard: true });
   const views = [
     columnView(column("entry"), {
-      label: "Method", standard: true, show: (row) => recordButton(column("entry").at(row), column("cell").at(row)),
+      label: "Method", standard: true, show: (row) => entryOf(board, row),
     }),
     plain("target:1", "Target"),
     plain("flops_reduction:1", "FLOPs removed"),
@@ -42,11 +43,24 @@ function boardViews(board) {
     ...(column("near_best") ? [nearBestView(column("near_best"))] : []),
     columnView(column("marks"), { label: "Marks", standard: true, wide: true, show: (row) => marksOf(board, row) }),
   ];
+  if (matchMedia(NARROW).matches) leadWith(views, ["entry", "final_mean", ...board.references.map((name) => `${name}:mean`)]);
   const taken = new Set([...views.map((view) => view.key), "look"]);
   for (const other of board.columns.values()) {
     if (!taken.has(other.name) && !/:/.test(other.name)) views.push(columnView(other, { wide: other.isText }));
   }
   return views;
+}
+
+function leadWith(views, keys) {
+  const place = (view) => (keys.includes(view.key) ? keys.indexOf(view.key) : keys.length);
+  views.sort((one, other) => place(one) - place(other));
+}
+
+// A phone has no room for the target in a column of its own.
+function entryOf(board, row) {
+  const button = recordButton(board.columns.get("entry").at(row), board.columns.get("cell").at(row));
+  if (!matchMedia(NARROW).matches) return button;
+  return make("span", {}, button, " ", make("span", { class: "quiet", text: `${board.columns.get("target:1").text(row)} %` }));
 }
 
 function verdictView(board, name) {
@@ -145,8 +159,10 @@ function buildFilters(board, state, redraw) {
 function buildChooser(board, views, redraw) {
   const list = document.getElementById("columns");
   const rows = [...Array(board.rows).keys()];
+  const lost = rows.some((row) => board.columns.get("status").at(row) !== "done");
   for (const view of views) {
-    view.standard = view.standard && rows.some((row) => view.value(row) !== null && view.value(row) !== "");
+    const says = rows.some((row) => view.value(row) !== null && view.value(row) !== "");
+    view.standard = view.standard && (says || (lost && OF_LOST.includes(view.key)));
     const box = make("input", { type: "checkbox" });
     view.visible = Boolean(view.standard) && !(matchMedia(NARROW).matches && NOT_NARROW.includes(view.key));
     box.checked = view.visible;

@@ -9,7 +9,7 @@ function isDark() {
 function startTheme() {
   const button = document.getElementById("theme");
   const show = () => {
-    button.setAttribute("aria-pressed", String(isDark()));
+    button.textContent = isDark() ? "Light theme" : "Dark theme"; // what pressing gives
   };
   try {
     const kept = localStorage.getItem("theme");

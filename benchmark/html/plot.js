@@ -70,11 +70,12 @@ function splitLook(look) {
   return [colour, first, look.slice(colour.length + first.length + 2)];
 }
 
-// Results at one target lie above each other: spread them sideways, by little and evenly.
+// Results at one target lie above each other: spread them sideways, evenly and by at most a point
+// or 1.5 % of the range.
 function spreadOut(points) {
   const flops = points.map((point) => point.flops);
   const low = flops.reduce((a, b) => Math.min(a, b)), span = flops.reduce((a, b) => Math.max(a, b)) - low || 10;
-  const step = Math.min(0.012, 0.1 / Math.sqrt(points.length)) * span;
+  const most = Math.min(1, 0.015 * span);
   const clusters = new Map();
   for (const point of points) {
     const near = Math.round(point.flops / Math.max(1, span / 20));
@@ -83,6 +84,7 @@ function spreadOut(points) {
   }
   for (const cluster of clusters.values()) {
     cluster.sort((one, other) => one.control - other.control || (one.entry < other.entry ? -1 : 1));
+    const step = Math.min(0.012 * span, (2 * most) / Math.max(1, cluster.length - 1));
     cluster.forEach((point, i) => (point.x = point.flops + step * (i - (cluster.length - 1) / 2)));
   }
   return { low: low - 0.06 * span, high: low + 1.06 * span, moved: points.reduce((most, p) => Math.max(most, Math.abs(p.x - p.flops)), 0) };
@@ -116,10 +118,10 @@ async function drawPlot() {
   const points = all.slice(0, MOST_POINTS);
   const front = paretoFront(points), dense = table ? denseLevel(plot.board, table) : null;
   describePlot(points, all.length, front, dense);
-  if (!window.vegaEmbed) return;
   const place = document.getElementById("plot");
   place.hidden = !points.length;
-  if (!points.length) return;
+  document.getElementById("plot-box").hidden = !points.length && plot.tables.length < 2;
+  if (!window.vegaEmbed || !points.length) return;
   const dark = isDark();
   const options = {
     actions: false, ast: true, // read expressions instead of compiling them: the page forbids eval
@@ -168,7 +170,7 @@ function plotSpec(points, front, dense, small) {
     ? { orient: "bottom", columns: 1, title: null, labelLimit: 280 }
     : { orient: "right", title: null, labelLimit: 260, rowPadding: 4 };
   const place = spreadOut(points);
-  const moved = place.moved ? `, points moved sideways by up to ${place.moved.toFixed(1)} to be seen` : "";
+  const moved = place.moved ? `, points moved sideways by up to ${place.moved.toFixed(1)} points to be seen` : "";
   const x = { field: "x", type: "quantitative", title: `FLOPs removed (%)${small ? "" : moved}`, scale: { domain: [place.low, place.high], nice: false } };
   const y = { type: "quantitative", title: "Test top-1 (%)", scale: { zero: false, nice: true, padding: 8 } };
   const byEntry = (range, more) => ({ field: "entry", type: "nominal", scale: { domain: names, range }, legend, ...more });
@@ -176,7 +178,7 @@ function plotSpec(points, front, dense, small) {
   const tooltip = ["Method", "FLOPs removed", "Params removed", "Final", "95 % interval", "Δ dense", "Marks"].map((field) => ({ field, type: "nominal" }));
   const layers = [
     { data: { values: front }, mark: { type: "line", clip: true, interpolate: "step-before", color: quiet, strokeDash: [5, 4], strokeWidth: 1.5, tooltip: false },
-      encoding: { x, y: { ...y, field: "final" } } },
+      encoding: { x: { ...x, field: "flops" }, y: { ...y, field: "final" } } }, // where they are
     { data: { values: points.filter((point) => point.low !== null) }, mark: { type: "rule", strokeWidth: 1.5 },
       encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, stroke: byEntry(colours), opacity: faded } },
     { data: { values: points }, mark: { type: "point", size: 110, strokeWidth: 1.8, opacity: 1, cursor: "pointer" },

@@ -94,33 +94,23 @@ function verdictOf(word) {
 
 const FRAME_PAGE = 100;
 const LONG_TEXT = 36; // letters: such a column may wrap
+const CLAMPED = 70; // letters: more are cut to two lines
 
 async function drawFrame(place) {
   const frame = await frameOf(place.dataset.frame);
   const all = [...Array(frame.rows).keys()];
-  const kinds = [...frame.columns.values()].map((column) => [column, new Set(all.map(column.text))]);
-  const varying = ([, texts]) => frame.rows === 1 || texts.size > 1;
-  const used = kinds.filter(([, texts]) => texts.size > 1 || !texts.has("")).map(([column]) => column);
-  const views = kinds.filter(varying).map(([column, texts]) =>
-    columnView(column, {
-      wide: column.isText && Math.max(...[...texts].map((text) => text.length)) > LONG_TEXT,
-      ...(column.name === "verdict" ? { show: (row) => verdictOf(column.at(row)) } : {}),
-      ...(column.name === "cell" ? { show: (row) => recordButton(column.at(row), column.at(row)) } : {}),
-    }),
-  );
-  // Rows are named by their first text: it leads, whatever the order of the file.
-  const name = views.findIndex((view) => !view.numeric);
-  if (name > 0) views.unshift(...views.splice(name, 1));
-  const shared = kinds
-    .filter((kind) => !varying(kind) && !kind[1].has(""))
-    .map(([column, [text]]) => `${column.name.replaceAll("_", " ")} ${text}`);
-  const state = { sort: { key: null, order: null }, text: "", shown: FRAME_PAGE };
+  const kinds = new Map([...frame.columns.values()].map((column) => [column, new Set(all.map(column.text))]));
+  const used = [...kinds].filter(([, texts]) => texts.size > 1 || !texts.has("")).map(([column]) => column);
+  const state = { sort: { key: null, order: null }, text: "", shown: FRAME_PAGE, whole: false };
   const count = make("p", { class: "count", role: "status" });
-  const holder = make("div");
+  const same = make("p", { class: "quiet" }), holder = make("div");
+  const name = place.dataset.frame.replace(/^frame-/, "");
   const draw = (focusKey) => {
     const hits = all.filter((row) => matches(used, row, state.text));
+    const { views, shared } = frameViews(frame, name, kinds, state.whole);
     const rows = sorted(hits, views, state.sort);
     count.textContent = `${counted(hits.length, "row")}`;
+    same.textContent = shared.length ? `In all rows: ${shared.join("; ")}.` : "";
     const table = tableOf({
       caption: place.dataset.caption,
       views,
@@ -134,16 +124,57 @@ async function drawFrame(place) {
     holder.replaceChildren(table, ...moreButton(hits.length, state, draw));
     if (focusKey) holder.querySelector(`[data-key="${CSS.escape(focusKey)}"]`)?.focus();
   };
+  place.replaceChildren(make("div", { class: "controls slim" }, frameControls(frame, name, state, draw), count), same, holder);
+  draw();
+}
+
+function frameControls(frame, name, state, draw) {
   const search = make("input", { type: "search", autocomplete: "off", spellcheck: "false" });
   search.addEventListener("input", () => {
     state.text = search.value;
     state.shown = FRAME_PAGE;
     draw();
   });
-  const label = make("label", { class: "field" }, make("span", { text: "Search in this table" }), search);
-  const same = shared.length ? make("p", { class: "quiet", text: `In all rows: ${shared.join("; ")}.` }) : null;
-  place.replaceChildren(...[make("div", { class: "controls slim" }, label, count), same, holder].filter(Boolean));
-  draw();
+  const whole = make("input", { type: "checkbox" });
+  whole.addEventListener("change", () => {
+    state.whole = whole.checked;
+    draw();
+  });
+  return [
+    make("label", { class: "field" }, make("span", { text: "Search in this table" }), search),
+    laidOut(frame, name, false).hasMore ? make("label", { class: "tick" }, whole, " All columns") : null,
+  ];
+}
+
+// What varies is a column; what is the same in all rows is said once; what is empty is left out.
+function frameViews(frame, name, kinds, whole) {
+  const { shown } = laidOut(frame, name, whole);
+  const empty = ([column]) => kinds.get(column).size === 1 && kinds.get(column).has("");
+  const varying = ([column]) => frame.rows === 1 || kinds.get(column).size > 1 || ALWAYS.includes(column.name);
+  const there = shown.filter((entry) => !empty(entry));
+  const views = there.filter(varying).map(([column, label, upper]) => frameView(column, label, upper, kinds.get(column)));
+  // Rows are named by their first text: it leads, whatever the order of the file.
+  const first = views.findIndex((view) => !view.numeric);
+  if (first > 0) views.unshift(...views.splice(first, 1));
+  const shared = there.filter((entry) => !varying(entry))
+    .map(([column, label, upper]) => `${label} ${column.text(0)}${upper ? ` to ${upper.text(0)}` : ""}`);
+  return { views, shared };
+}
+
+function frameView(column, label, upper, texts) {
+  const wide = column.isText && Math.max(...[...texts].map((text) => text.length)) > LONG_TEXT;
+  const view = columnView(column, { label, wide });
+  if (wide) view.show = (row) => clamped(column.text(row));
+  if (upper) view.show = (row) => column.text(row) && `${column.text(row)} to ${upper.text(row)}`;
+  if (column.name === "verdict") view.show = (row) => verdictOf(column.at(row));
+  if (column.name === "cell") view.show = (row) => recordButton(column.at(row), column.at(row));
+  return view;
+}
+
+// Two lines of a long text; pressing it, or pointing at it, gives the rest.
+function clamped(text) {
+  if (text.length <= CLAMPED) return text;
+  return make("details", { class: "long" }, make("summary", { title: text }, make("span", { text })));
 }
 
 function matches(columns, row, text) {
@@ -156,9 +187,9 @@ function matches(columns, row, text) {
 function moreButton(total, state, draw) {
   const left = total - state.shown;
   if (left <= 0) return [];
-  const step = Math.min(left, FRAME_PAGE);
   const button = make("button", { type: "button", class: "more" });
-  button.textContent = `Show ${step} more of ${left.toLocaleString("en")} not shown`;
+  const last = left === 1 ? "Show the last one" : `Show the last ${left}`;
+  button.textContent = left > FRAME_PAGE ? `Show ${FRAME_PAGE} more of ${left.toLocaleString("en")} not shown` : last;
   button.addEventListener("click", () => {
     const holder = button.parentElement;
     state.shown += FRAME_PAGE;
