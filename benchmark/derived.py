@@ -198,7 +198,7 @@ def _draw(root: Path, whole: Whole, png: bool) -> Iterator[Picture]:
         drawn.append(statplots.figures(whole.block, whole.study.comparisons))
         for table, stem, caption, figure in itertools.chain(*drawn):
             file = f"{PICTURES}/{stem}.svg"
-            plots.save(figure, root / file, png)
+            looks.save(figure, root / file, png)
             yield Picture(table, file, caption)
 
 

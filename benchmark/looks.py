@@ -7,11 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import pandas as pd
 import seaborn as sns  # type: ignore[import-untyped, unused-ignore]
+from matplotlib.figure import Figure
 
 from methods import all_names, find
 
@@ -89,3 +91,24 @@ def wrapped(text: str, width: int = 30) -> str:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return "\n".join(lines)
+
+
+def save(figure: Figure, path: Path, png: bool = False) -> None:
+    """As SVG, and as PNG beside it if asked for."""
+    settle(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None, "Creator": "benchmark.report"})
+    if png:
+        figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
+
+
+def settle(figure: Figure) -> None:
+    """Lay the figure out, once, and round where its axes are: the solver of the layout meets its
+    constraints in an order that changes, and ends a last digit apart, which ids in an SVG are made
+    from."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        place = axes.get_position(original=True)
+        left, low, width, height = (round(float(side), 6) for side in place.bounds)
+        axes.set_position((left, low, width, height))

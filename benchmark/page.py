@@ -8,10 +8,12 @@ whose hash the page's own policy names can run.
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import importlib.metadata
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 import vl_convert
 from matplotlib.colors import to_hex
@@ -28,6 +31,8 @@ from benchmark.columns import LEADERBOARD, RUNS, SPEC, Column, names
 from benchmark.embed import compressed, json_bytes, packed
 from benchmark.excerpts import Card, cards, detail
 from benchmark.files import write_text
+from benchmark.granted import CLAIMS
+from benchmark.paired import CONDITIONAL
 
 __all__ = ["Card", "Content", "cards", "detail", "render"]
 
@@ -173,7 +178,12 @@ def _with_verdicts(
         name = f"vs {reference}"
         text = Column(name, f"verdict against {reference}; margin 0.3 points, fixed beforehand")
         mean = Column(f"{name}:mean", f"mean difference to {reference}", "percentage points", 2)
-        first = part.drop_duplicates(key)[[*key, "verdict", "mean"]]
+        first = part.drop_duplicates(key)
+        if "scope" in first:  # a claim about these runs is not one about the methods
+            only = (first["scope"] == CONDITIONAL) & first["verdict"].isin(CLAIMS)
+            said = first["verdict"] + np.where(only, " (these runs only)", "")
+            first = first.assign(verdict=said)
+        first = first[[*key, "verdict", "mean"]]
         first = first.rename(columns={"verdict": text.name, "mean": mean.name})
         board = board.merge(first, on=key, how="left", validate="many_to_one")
         board[text.name] = board[text.name].fillna("").astype("str")
@@ -254,9 +264,10 @@ def _is_link(text: object) -> bool:
 def _library(keep: Path | None) -> tuple[str, str]:
     """Vega, Vega-Lite and vega-embed: compressed, and the hash that allows them to run."""
     name = f"vega-{importlib.metadata.version('vl-convert-python')}.txt"
-    if keep is not None and (keep / name).is_file():
-        text = (keep / name).read_text(encoding="ascii")
-        return text, _hash(gzip.decompress(base64.b64decode(text)).decode("utf-8"))
+    if keep is not None:
+        with contextlib.suppress(OSError, EOFError, ValueError, zlib.error):  # absent, or damaged
+            text = (keep / name).read_text(encoding="ascii")
+            return text, _hash(gzip.decompress(base64.b64decode(text)).decode("utf-8"))
     script = _bundle()
     text = compressed(script.encode("utf-8"))
     if keep is not None:

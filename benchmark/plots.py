@@ -7,7 +7,6 @@ runs in one environment give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,14 +27,6 @@ STAGES = (("before", "before recovery", 0.0), ("recalibrated", "after BN recalib
           ("final", "after recovery", 1.0))  # fmt: skip
 
 LEGEND_ENTRY, LEGEND_LINE = 0.22, 0.16  # inches of a legend's entry, and of each further line of it
-
-
-def save(figure: Figure, path: Path, png: bool = False) -> None:
-    """As SVG, and as PNG beside it if asked for."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None, "Creator": "benchmark.report"})
-    if png:
-        figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
 
 
 def figures(block: Block) -> Iterator[tuple[str, str, str, Figure]]:

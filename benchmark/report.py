@@ -19,7 +19,6 @@ from benchmark import (
     looks,
     overall,
     page,
-    plots,
     statplots,
 )
 from benchmark import block as blocks
@@ -109,7 +108,7 @@ def _profiles(root: Path, frames: Tables, png: bool) -> list[str]:
         drawn = statplots.profile_figures(frames["profiles"][0], frames["leaderboard"][0])
         for stem, _, figure in drawn:
             files.append(f"{PICTURES}/{stem}.svg")
-            plots.save(figure, root / files[-1], png)
+            looks.save(figure, root / files[-1], png)
     return files
 
 

@@ -117,7 +117,7 @@ def test_ranks_need_seeds_and_leave_out_controls(records: list[RunRecord]) -> No
         (
             {
                 "selection": SelectionCheck(
-                    score=0.3, inverse=0.4, random=[0.3], percentile=0.5, informative=False
+                    score=0.3, inverse=0.4, random=[0.2], percentile=0.5, informative=False
                 )
             },
             "selection uninformative",

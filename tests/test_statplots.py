@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 
-from benchmark import across, looks, plots, statplots
+from benchmark import across, looks, statplots
 from benchmark.block import Block
 from benchmark.comparisons import comparisons
 from benchmark.paired import MARGIN
@@ -118,6 +118,6 @@ def test_figures_are_the_same_bytes_again(block: Block, tmp_path: Path) -> None:
     for name in ("a.svg", "b.svg"):
         with looks.fixed_style():
             ((_, _, _, figure),) = statplots.figures(block, frame)
-            plots.save(figure, tmp_path / name)
+            looks.save(figure, tmp_path / name)
         contents.append((tmp_path / name).read_bytes())
     assert contents[0] == contents[1]
