@@ -37,6 +37,8 @@ TITLES = {
     "images_preparation": "images before recovery",
     "charged_epochs": "charged, in epochs",
     "training_gmacs": "training",
+    "dense_training_gmacs": "training of the dense network",
+    "training_gmacs_in_all": "training in all",
     "seconds": "seconds",
     "speedup_1": "speedup, batch of 1",
     "speedup_128": "speedup, batch of 128",
@@ -152,6 +154,8 @@ def _sized(values: Iterable[Values]) -> Table:
     table = _table("A", "B", "B - A", "")
     for value in values:
         column = _COLUMNS.get(value.name, columns.Column(value.name, "", "images", 0))
+        if "gmacs" in value.name:
+            column = _COLUMNS["training_gmacs"]
         places = column.decimals or 0
         both = [_figure(v, places) for v in (value.a, value.b)]
         gap = "" if None in (value.a, value.b) else f"{value.b - value.a:+,.{places}f}"

@@ -7,14 +7,14 @@ images, differences of them in percentage points.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmark import differences, frames
+from benchmark import costs, differences, frames
 from benchmark.differences import Run, hardware_of, kept_overlap
 from benchmark.errors import BadInput
 from benchmark.imagewise import POINTS, SCOPE, ClassChange, Point, class_changes, on_images, point
@@ -230,7 +230,19 @@ def _costs(
         Values("images_allowed", float(a.spent.allowed), float(b.spent.allowed)),
         *spent,
         Values("images_preparation", *early),
+        *_whole(a, b),
     )
+
+
+def _whole(a: RunRecord, b: RunRecord) -> Iterator[Values]:
+    """Training of the dense network counts too: without it a run from scratch looks dear."""
+    one, other = costs.spent(a), costs.spent(b)
+    yield Values("dense_training_gmacs", _number(one.dense_gmacs), _number(other.dense_gmacs))
+    known = (
+        one.dense_gmacs + one.prepare_gmacs + one.recovery_gmacs,
+        other.dense_gmacs + other.prepare_gmacs + other.recovery_gmacs,
+    )
+    yield Values("training_gmacs_in_all", *map(_number, known))
 
 
 def _before_recovery(record: RunRecord) -> float:

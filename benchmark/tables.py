@@ -216,10 +216,17 @@ def markdown_page(
     return "\n\n".join(lines) + "\n"
 
 
+def _columns(part: pd.DataFrame) -> list[Show]:
+    """Those of a page; what only some tables can say is left out where no row says it."""
+    rows = [row for _, row in part.iterrows()]
+    return [s for s in PAGE if s not in (INTERVAL, BEST_N, BEST) or any(map(s[1], rows))]
+
+
 def _pipes(part: pd.DataFrame) -> str:
-    rows = [[md(cell) for cell in row] for row in _shown(part, PAGE)]
-    align = ["left", *["right"] * (len(PAGE) - 2), "left"]
-    heads = [md(name) for name, _ in PAGE]
+    shows = _columns(part)
+    rows = [[md(cell) for cell in row] for row in _shown(part, shows)]
+    align = ["left", *["right"] * (len(shows) - 2), "left"]
+    heads = [md(name) for name, _ in shows]
     table = tabulate(rows, heads, "pipe", disable_numparse=True, colalign=align)
     return table + "\n\n" + "\n".join(f"- {md(note)}" for note in notes(part))
 
@@ -230,13 +237,14 @@ def latex_page(frame: pd.DataFrame, comparisons: pd.DataFrame = findings.NONE) -
         "% Written by python -m benchmark.report; edits are lost. Needs booktabs and graphicx."
     ]
     for head, part in tables(frame):
-        rows = [" & ".join(map(tex_cell, row)) + r" \\" for row in _shown(part, PAGE)]
-        columns = "l" + "r" * (len(PAGE) - 2) + "p{3cm}"
+        shows = _columns(part)
+        rows = [" & ".join(map(tex_cell, row)) + r" \\" for row in _shown(part, shows)]
+        columns = "l" + "r" * (len(shows) - 2) + "p{3cm}"
         parts += [
             r"\begin{table}", r"\centering\scriptsize", rf"\caption{{{tex(head)}}}",
             rf"\label{{tab:{part['table'].iloc[0]}}}", r"\resizebox{\linewidth}{!}{%",
             rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule", " & ".join(tex(name) for name, _ in PAGE) + r" \\", r"\midrule",
+            r"\toprule", " & ".join(tex(name) for name, _ in shows) + r" \\", r"\midrule",
             *rows, r"\bottomrule", r"\end{tabular}}", "",
             r"\begin{minipage}{\linewidth}", *(tex(note) + r"\par" for note in notes(part)),
             r"\end{minipage}", r"\end{table}", "",
