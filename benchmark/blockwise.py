@@ -11,11 +11,9 @@ from collections import defaultdict
 import numpy as np
 import pandas as pd
 
-from benchmark import frames
-from benchmark.block import Block
 from benchmark.columns import POINTS, SPEC, Column
 from benchmark.comparisons import per_seed
-from benchmark.evidence import Evidence, evidence
+from benchmark.evidence import Evidence
 from benchmark.granted import PAYS, granted
 from benchmark.matchups import DECLARED, SAME, Match, Row, boards, limits, remarks
 from benchmark.paired import CONDITIONAL, CROSSED, CROSSED_SEEDS, MARGIN, distinct, spread_of
@@ -49,16 +47,6 @@ COLUMNS: list[Column] = [
     Column("withheld", "what forbids a claim about this block"),
     Column("note", "what else limits the comparison"),
 ]  # fmt: skip
-
-
-def block_differences(block: Block) -> pd.DataFrame:
-    """One row per (table, method, reference)."""
-    rows = [
-        row
-        for _, table in block.board.groupby("table", sort=True)
-        for row in of_table(table, evidence(block, table))
-    ]
-    return frames.typed(rows, COLUMNS)
 
 
 def of_table(table: pd.DataFrame, found: Evidence) -> list[Row]:

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmark import family, frames
-from benchmark.block import Block
+from benchmark import family
 from benchmark.columns import POINTS, Column
-from benchmark.evidence import Evidence, evidence
+from benchmark.evidence import Evidence
 from benchmark.granted import NOT_CLAIMED, PAYS, cells_of, granted, judged
 from benchmark.matchups import (
     DECLARED,
@@ -60,18 +59,6 @@ COLUMNS: list[Column] = [
            "images", "", 4),
     Column("note", "what else limits the comparison"),
 ]  # fmt: skip
-
-
-def comparisons(block: Block) -> pd.DataFrame:
-    """One row per (table, target, entry, reference)."""
-    return frames.typed(
-        [
-            row
-            for _, table in block.board.groupby("table", sort=True)
-            for row in of_table(table, evidence(block, table))
-        ],
-        COLUMNS,
-    )
 
 
 def of_table(table: pd.DataFrame, found: Evidence) -> list[Row]:

@@ -10,24 +10,13 @@ from collections import Counter
 import pandas as pd
 
 from benchmark import columns, family, frames
-from benchmark.block import Block
 from benchmark.columns import Column
-from benchmark.evidence import Evidence, evidence
+from benchmark.evidence import Evidence
 from benchmark.matchups import MOST, Row
 
 COLUMNS: list[Column] = [
     next(c for c in columns.LEADERBOARD if c.name == "cell"), *columns.STANDINGS
 ]  # fmt: skip
-
-
-def standings(block: Block) -> pd.DataFrame:
-    """One row per method that stands on a board with others."""
-    rows = [
-        row
-        for _, table in block.board.groupby("table", sort=True)
-        for row in of_table(table, evidence(block, table))
-    ]
-    return frames.typed(rows, COLUMNS)
 
 
 def of_table(table: pd.DataFrame, found: Evidence) -> list[Row]:

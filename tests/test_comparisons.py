@@ -15,7 +15,7 @@ from benchmark import answers, blockwise, family, frames, matchups, paired, stan
 from benchmark import record as record_mod
 from benchmark.block import PREDICTIONS, Block, blocks
 from benchmark.columns import LEADERBOARD
-from benchmark.comparisons import COLUMNS, comparisons
+from benchmark.comparisons import COLUMNS
 from benchmark.granted import NOT_CLAIMED, PAYS
 from benchmark.spec import Seeds, Start
 from benchmark.store import Store
@@ -86,7 +86,7 @@ def test_two_seeds_by_hand(tmp_path: Path) -> None:
     store = Store(tmp_path)
     publish(store, "random", right("11110000", "11111111"))
     publish(store, "hrank", right("11111100", "11111110"))
-    row = pair(comparisons(only_block(tmp_path)), "hrank", "random")
+    row = pair(study(only_block(tmp_path)).comparisons, "hrank", "random")
     assert (row["family"], row["n"], row["images"]) == ("declared", 2, 8)
     assert row["per_seed"] == "0:+25.00 1:-12.50"
     assert row["mean"] == pytest.approx(6.25)
@@ -99,7 +99,7 @@ def test_intervals_of_the_family_hold_together_and_others_stand_alone(tmp_path: 
     rows = {name: drawn((6, 200), i) for i, name in enumerate(["random", "l1norm", "hrank", "x"])}
     ids = {name: publish(store, name, values)[0] for name, values in rows.items()}
     block = only_block(tmp_path)
-    frame = comparisons(block)
+    frame = study(block).comparisons
     cells = dict(zip(block.runs["run_id"], block.runs["cell"], strict=True))
     board = family.board({cells[ids[name]]: values for name, values in rows.items()})
     names = [("hrank", "random"), ("hrank", "l1norm"), ("l1norm", "random"), ("x", "random"),
@@ -125,7 +125,7 @@ def test_a_p_value_needs_six_seeds(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for i, name in enumerate(["x", "y"]):
         publish(store, name, drawn((5, 100), i))
-    assert np.isnan(pair(comparisons(only_block(tmp_path)), "x", "y")["p_value"])
+    assert np.isnan(pair(study(only_block(tmp_path)).comparisons, "x", "y")["p_value"])
 
 
 def test_verdicts_of_clear_cases(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_verdicts_of_clear_cases(tmp_path: Path) -> None:
     publish(store, "same", base)
     publish(store, "up", base | (np.arange(4000) % 10 == 8))
     publish(store, "down", base & (np.arange(4000) % 10 > 0))
-    frame = comparisons(only_block(tmp_path))
+    frame = study(only_block(tmp_path)).comparisons
     found = {e: pair(frame, e, "random")["verdict"] for e in ("same", "up", "down")}
     assert found == {"same": "equivalent", "up": "better", "down": "worse"}
     assert set(frame["scope"]) == {paired.CROSSED}
@@ -155,7 +155,7 @@ def test_references_are_found_by_allocation_and_dense_training_joins_every_targe
         publish(store, "random", rows, target, allocation="global")
         publish(store, "l1norm", rows, target)
         publish(store, "hrank", rows, target, allocation="global")
-    frame = comparisons(only_block(tmp_path))
+    frame = study(only_block(tmp_path)).comparisons
     for target in (50, 70):
         assert pairs(frame, "declared", target) == {
             ("hrank", "random, global"), ("hrank", "l1norm"), ("hrank", "dense_continue"),
@@ -174,7 +174,7 @@ def test_refitted_rows_and_other_controls_are_exploratory(tmp_path: Path) -> Non
     for method in ("random", "l1norm"):
         publish(store, method, rows, reconstruct="ls")
     publish(store, "width_scaling", rows)
-    frame = comparisons(only_block(tmp_path))
+    frame = study(only_block(tmp_path)).comparisons
     assert pairs(frame, "declared") == {
         ("hrank", "random"), ("hrank", "l1norm"), ("l1norm", "random"),
         ("l1norm + LS", "random"), ("l1norm + LS", "l1norm"),
@@ -190,7 +190,7 @@ def test_a_users_own_file_is_no_reference(tmp_path: Path) -> None:
     store, rows = Store(tmp_path), drawn((2, 40), 0)
     publish(store, "random", rows, source="abc", record={"control": False})
     publish(store, "hrank", rows)
-    frame = comparisons(only_block(tmp_path))
+    frame = study(only_block(tmp_path)).comparisons
     assert pairs(frame, "declared") == set()
     assert pairs(frame, "exploratory") == {("hrank", "random")}
 
@@ -200,7 +200,7 @@ def test_a_crowd_of_methods_is_compared_with_the_references_alone(tmp_path: Path
     publish(store, "random", rows)
     for i in range(matchups.MOST + 1):
         publish(store, f"m{i}", rows)
-    frame = comparisons(only_block(tmp_path))
+    frame = study(only_block(tmp_path)).comparisons
     assert len(frame) == matchups.MOST + 1
     assert set(frame["family"]) == {"declared"}
 
@@ -214,7 +214,7 @@ def test_what_depends_on_who_pays_is_not_claimed(tmp_path: Path, free: str, verd
     publish(store, "random", right("1" * 320 + "0" * 80))
     publish(store, "hrank", right("1" * 360 + "0" * 40))
     publish(store, "hrank", right(free), preparation="free")
-    frame = comparisons(only_block(tmp_path))
+    frame = study(only_block(tmp_path)).comparisons
     assert set(frame["entry"]) == {"hrank"}
     row = pair(frame, "hrank", "random")
     assert row["verdict"] == verdict
@@ -237,7 +237,7 @@ def against_random(root: Path, own: np.ndarray, **record: Any) -> pd.Series:
     """hrank, charged, in what is already under this root."""
     publish(Store(root), "random", BASE)
     publish(Store(root), "hrank", own, record=record)
-    return pair(comparisons(only_block(root)), "hrank", "random")
+    return pair(study(only_block(root)).comparisons, "hrank", "random")
 
 
 def test_a_free_row_that_lacks_a_seed_supports_no_claim(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_method_that_prepares_needs_its_free_row(tmp_path: Path, seeds: tuple[
         "preparation free not paired: without seed 0, 1, 2, 3, 4" if seeds
         else "entry has a row with preparation charged only"
     )  # fmt: skip
-    block_row = blockwise.block_differences(only_block(tmp_path)).iloc[0]
+    block_row = study(only_block(tmp_path)).differences.iloc[0]
     assert block_row["withheld"] == row["withheld"]
     assert np.isnan(block_row["free_mean"])
 
@@ -279,7 +279,7 @@ def test_a_reference_that_prepares_needs_its_free_row_too(tmp_path: Path) -> Non
     publish(Store(tmp_path), "l1norm", DOWN, record={"spent": PREPARED})
     publish(Store(tmp_path), "hrank", UP, preparation="free")
     against_random(tmp_path, UP)
-    row = pair(comparisons(only_block(tmp_path)), "hrank", "l1norm")
+    row = pair(study(only_block(tmp_path)).comparisons, "hrank", "l1norm")
     assert row["withheld"] == "reference has a row with preparation charged only"
 
 
@@ -327,7 +327,7 @@ def test_other_allocations_and_missing_seeds_are_not_claimed(tmp_path: Path) -> 
     publish(store, "hrank", UP, allocation="global")
     publish(store, "x", UP)
     store.write_attempt(made.spec("x", 5), "failed", "killed")
-    frame = comparisons(only_block(tmp_path))
+    frame = study(only_block(tmp_path)).comparisons
     found = {e: pair(frame, e, "random")["withheld"] for e in ("hrank", "x")}
     assert found == {"hrank": "allocation global against uniform", "x": "entry incomplete"}
     assert set(frame.loc[frame["family"] == "declared", "verdict"]) == {NOT_CLAIMED}
@@ -343,7 +343,7 @@ def test_marks_and_one_dense_network_are_noted(tmp_path: Path) -> None:
         publish(store, method, rows, record=facts, **start)
     lost = made.spec("random", 2, **start).model_copy(update={"seeds": Seeds(dense=None, run=2)})
     store.write_attempt(lost, "failed", "x")
-    row = comparisons(only_block(tmp_path)).iloc[0]
+    row = study(only_block(tmp_path)).comparisons.iloc[0]
     assert row["note"] == (
         "conditional on one dense network; entry at chance (2 of 2 seeds); entry floor-bound; "
         "reference incomplete"
@@ -354,7 +354,7 @@ def test_saturated_boards_have_verdicts_and_say_so(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for method in ("random", "hrank"):
         publish(store, method, drawn((2, 40), 0), dense=0.99)
-    row = comparisons(only_block(tmp_path)).iloc[0]
+    row = study(only_block(tmp_path)).comparisons.iloc[0]
     assert row["verdict"] == "undecided"
     assert row["note"] == "saturated"
 
@@ -381,7 +381,7 @@ def test_odd_records_are_left_out_with_the_reason(tmp_path: Path) -> None:
     arrays[answers.CLASS] = np.roll(arrays[answers.CLASS], 3)
     arrays[answers.MARGIN] = np.abs(arrays[answers.MARGIN])
     np.savez(paths[labels], **arrays)
-    row = pair(comparisons(block), "x", "random")
+    row = pair(study(block).comparisons, "x", "random")
     assert (row["n"], row["per_seed"]) == (1, "0:+0.00")
     assert row["note"].split("; ") == [
         f"entry seed {seeds} left out: {reason}"
@@ -422,9 +422,9 @@ def test_a_newcomer_with_one_seed_takes_nothing_from_the_others(tmp_path: Path) 
     store = Store(tmp_path)
     for i, name in enumerate(["random", "hrank", "y"]):
         publish(store, name, drawn((5, 300), i))
-    before = comparisons(only_block(tmp_path))
+    before = study(only_block(tmp_path)).comparisons
     publish(store, "new", drawn((1, 300), 9), seeds=[3])
-    frame = comparisons(only_block(tmp_path))
+    frame = study(only_block(tmp_path)).comparisons
     assert pair(frame, "new", "random")["n"] == 1
     assert pair(frame, "new", "random")["scope"] == paired.CONDITIONAL
     for entry in ("hrank", "y"):
@@ -445,7 +445,7 @@ def test_order_of_records_changes_nothing(tmp_path: Path) -> None:
                       csv_text(found.differences, blockwise.COLUMNS),
                       csv_text(found.board, LEADERBOARD)])  # fmt: skip
     assert texts[0] == texts[1]
-    assert texts[0][0] == csv_text(comparisons(only_block(tmp_path / "a")), COLUMNS)
+    assert texts[0][0] == csv_text(study(only_block(tmp_path / "a")).comparisons, COLUMNS)
 
 
 def test_columns_are_typed() -> None:
@@ -477,7 +477,6 @@ def test_who_may_be_the_best_of_a_board(tmp_path: Path) -> None:
     assert rows.loc["far", "lead_high"] == 0
     assert rows["rank"].notna().sum() >= 3
     assert list(found.board.columns) == [c.name for c in LEADERBOARD]
-    pd.testing.assert_frame_equal(standing.standings(only_block(tmp_path)), found.standings)
 
 
 # ---- of a block ----------------------------------------------------------------------------------
@@ -510,7 +509,7 @@ def test_a_block_whose_sign_depends_on_who_pays_says_so(tmp_path: Path) -> None:
         publish(store, "random", BASE, target)
         publish(store, "hrank", UP, target)
         publish(store, "hrank", free, target, preparation="free")
-    (row,) = blockwise.block_differences(only_block(tmp_path)).to_dict("records")
+    (row,) = study(only_block(tmp_path)).differences.to_dict("records")
     assert row["note"] == f"{PAYS}; preparation free: -5.00, n = 5"
     assert row["withheld"] == PAYS
     assert row["free_mean"] == pytest.approx(-5)
@@ -523,7 +522,7 @@ def test_a_block_is_paired_over_the_same_targets(tmp_path: Path) -> None:
         publish(store, "random", BASE, target)
         publish(store, "hrank", UP, target, record={"spent": PREPARED})
     publish(store, "hrank", DOWN, preparation="free")
-    (row,) = blockwise.block_differences(only_block(tmp_path)).to_dict("records")
+    (row,) = study(only_block(tmp_path)).differences.to_dict("records")
     assert row["withheld"] == "entry has a row with preparation charged only"
     assert np.isnan(row["free_mean"])
 
@@ -539,7 +538,7 @@ def null_boards(root: Path, times: int, seeds: int, images: int, sd: float) -> p
         rows = simulate(draw, [0.93] * len(names), seeds, images, sd)
         for name, values in zip(names, rows, strict=True):
             publish(store, name, values, 0.1 + 0.8 * i / times)
-    return comparisons(only_block(root))
+    return study(only_block(root)).comparisons
 
 
 def test_false_verdicts_are_rare_where_nothing_differs(tmp_path: Path) -> None:

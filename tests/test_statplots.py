@@ -13,9 +13,9 @@ from matplotlib.patches import Polygon, Rectangle
 
 from benchmark import across, looks, statplots
 from benchmark.block import Block
-from benchmark.comparisons import comparisons
 from benchmark.paired import MARGIN
 from benchmark.store import Store
+from benchmark.study import study
 from tests.test_across import board, grid
 from tests.test_comparisons import DENSE, drawn, only_block, publish
 
@@ -36,7 +36,7 @@ def block(tmp_path_factory: pytest.TempPathFactory) -> Block:
 
 @pytest.fixture(scope="module")
 def figure(block: Block) -> Figure:
-    ((table, stem, caption, found),) = statplots.figures(block, comparisons(block))
+    ((table, stem, caption, found),) = statplots.figures(block, study(block).comparisons)
     assert table == block.board["table"].iloc[0]
     assert stem == f"images-net20-common-{table}-verdicts"
     assert caption
@@ -44,7 +44,7 @@ def figure(block: Block) -> Figure:
 
 
 def test_intervals_and_words_are_those_of_the_frame(block: Block, figure: Figure) -> None:
-    frame = comparisons(block)
+    frame = study(block).comparisons
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert list(panels) == [
         "against random, target 50 %", "against dense_continue, target 50 %",
@@ -73,7 +73,7 @@ def test_the_band_is_the_margin(figure: Figure) -> None:
 
 
 def test_tables_without_paired_results_have_no_figure(block: Block) -> None:
-    frame = comparisons(block)
+    frame = study(block).comparisons
     assert list(statplots.figures(block, frame[frame["family"] == "exploratory"])) == []
     assert list(statplots.figures(block, frame.assign(mean=np.nan))) == []
 
@@ -114,7 +114,7 @@ def test_rows_of_one_method_have_labels_of_their_own() -> None:
 
 
 def test_figures_are_the_same_bytes_again(block: Block, tmp_path: Path) -> None:
-    frame, contents = comparisons(block), []
+    frame, contents = study(block).comparisons, []
     for name in ("a.svg", "b.svg"):
         with looks.fixed_style():
             ((_, _, _, figure),) = statplots.figures(block, frame)
