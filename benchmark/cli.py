@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer
 from rich.console import Console
 
 from benchmark.errors import BadInput, is_full
-from benchmark.store import Store
 
 UsageProblem: type[Exception] = typer.BadParameter.mro()[2]  # ClickException, wherever it lives
 INTERRUPTED_LINE = "interrupted: what is finished is kept, the same command goes on from there"
@@ -62,9 +61,10 @@ def complain(line: str) -> None:
     Console(stderr=True, soft_wrap=True).print(f"error: {line}", highlight=False, markup=False)
 
 
-def warn_of_damage(store: Store, screen: Console) -> None:
-    """A line for each record that cannot be read: nothing that is printed counts it."""
-    for reason in store.damaged():
+def warn_of_damage(damaged: Iterable[str], screen: Console) -> None:
+    """A line for each record that cannot be read (`Store.damaged`): nothing that is printed counts
+    it."""
+    for reason in damaged:
         screen.print(
             f"warning: {reason}; it is left out, python -m benchmark.retry sets it aside and makes "
             "it again",

@@ -103,6 +103,7 @@ class Derived:
     folder: Path
     name: str  # DATA/ARCH
     pictures: tuple[Picture, ...]
+    damaged: tuple[str, ...]  # a line for each record that cannot be read
     is_drawn: bool
     is_new: bool = False  # made by this call
 
@@ -152,9 +153,11 @@ def derive(root: Path, name: str, draw: Drawn = "svg") -> Derived | None:
         for file, text in _texts(whole, pictures).items():
             write_text(draft / file, text)
         facts: dict[str, Any] = seen | {"name": name, "pictures": [asdict(p) for p in pictures]}
+        damaged = Store(root).damaged(name, whole.block.records)
+        facts |= {"damaged": damaged}
         facts |= {"sizes": {file.name: file.stat().st_size for file in sorted(draft.iterdir())}}
         write_text(draft / STATE, dump_json(facts | {"is_drawn": draw != "none"}))
-    return Derived(folder, name, pictures, draw != "none", is_new=True)
+    return Derived(folder, name, pictures, tuple(damaged), draw != "none", is_new=True)
 
 
 def _texts(whole: Whole, pictures: Sequence[Picture]) -> dict[str, str]:
@@ -182,14 +185,14 @@ def _kept(root: Path, folder: Path, name: str, seen: dict[str, str]) -> Derived 
     try:
         state = json.loads((folder / STATE).read_bytes())
         pictures = tuple(Picture(**p) for p in state["pictures"])
-        is_drawn = bool(state["is_drawn"])
+        is_drawn, damaged = bool(state["is_drawn"]), tuple(state["damaged"])
         is_whole = all((root / p.file).is_file() for p in pictures) and all(
             (folder / file).stat().st_size == size for file, size in state["sizes"].items()
         )
         is_current = state["name"] == name and all(state[k] == v for k, v in seen.items())
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return Derived(folder, name, pictures, is_drawn) if is_current and is_whole else None
+    return Derived(folder, name, pictures, damaged, is_drawn) if is_current and is_whole else None
 
 
 def _draw(root: Path, whole: Whole, png: bool) -> Iterator[Picture]:

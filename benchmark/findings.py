@@ -4,7 +4,7 @@ terminal. `comparisons` are rows of benchmark/comparisons.py, from which all of 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -178,10 +178,11 @@ def _titles(part: pd.DataFrame) -> dict[str, str]:
 
 def _grid(found: pd.DataFrame) -> Iterator[tuple[float, str, dict[str, Row]]]:
     """Target, row label and comparisons by reference method."""
-    for _, rows in found.groupby(["target", "entry"], sort=True):
-        cells = {row["reference_method"]: row for row in frames.rows_of(rows)}
-        first = rows.iloc[0]
-        yield float(first["target"]), str(first["entry"]), cells
+    cells: dict[tuple[float, str], dict[str, Row]] = defaultdict(dict)
+    for row in frames.rows_of(found):
+        cells[float(row["target"]), str(row["entry"])][row["reference_method"]] = row
+    for (target, entry), own in sorted(cells.items(), key=lambda item: item[0]):
+        yield target, entry, own
 
 
 def footnotes(found: pd.DataFrame, titles: Iterable[str]) -> dict[str, int]:

@@ -61,13 +61,24 @@ def build(root: Path, draw: Drawn = "svg", say: Say = quiet) -> list[Path]:
     files: dict[str, str | bytes] = {**_texts(found, frames), **_parquet(frames)}
     content = frontpage.content(root, found, frames)
     files[PAGE] = page.render(content, Store(root).stages)
-    written = [*files, *drawn]
+    drawn += _earlier_figures(root) if draw == "none" else []
+    written = list(dict.fromkeys([*files, *drawn]))
     _remove_stale(root, set(written))
     for name, body in files.items():
         write_bytes(root / name, body.encode("utf-8") if isinstance(body, str) else body)
     write_text(root / MANIFEST, "".join(f"{name}\n" for name in sorted(written)))
     images = [str(Path(name).with_suffix(".png")) for name in drawn] if draw == "png" else []
     return [root / name for name in sorted([*written, MANIFEST, *images])]
+
+
+def damaged(root: Path) -> list[str]:
+    """A line for each record that cannot be read; blocks that are kept are not read again."""
+    there = {name: derive(root, name, "none") for name in blocks.names(root)}
+    return [
+        line
+        for name, made in there.items()
+        for line in (Store(root).damaged(name) if made is None else made.damaged)
+    ]
 
 
 def rows_of(root: Path, cells: Set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -152,12 +163,21 @@ def _parquet(frames: Tables) -> dict[str, bytes]:
     }
 
 
+def _earlier(root: Path) -> list[str]:
+    """Files of the last report."""
+    manifest = root / MANIFEST
+    return manifest.read_text(encoding="utf-8").splitlines() if manifest.is_file() else []
+
+
+def _earlier_figures(root: Path) -> list[str]:
+    """They stay while none are drawn."""
+    return [n for n in _earlier(root) if n.startswith(f"{PICTURES}/") and (root / n).is_file()]
+
+
 def _remove_stale(root: Path, current: set[str]) -> None:
     """Only files that an earlier report wrote, and PNG copies of its figures, which are made on
     request."""
-    manifest = root / MANIFEST
-    earlier = manifest.read_text(encoding="utf-8").splitlines() if manifest.is_file() else []
-    for name in set(earlier) - current:
+    for name in set(_earlier(root)) - current:
         path = root / name
         if path.resolve().is_relative_to(root.resolve()):
             path.unlink(missing_ok=True)
@@ -177,9 +197,11 @@ def main(
     Example: python -m benchmark.report --results results-demo
     """
     screen = console()
-    warn_of_damage(Store(results), screen)
     draw: Drawn = "none" if not figures else "png" if png else "svg"
-    written = build(results, draw, lambda line: screen.print(line, highlight=False))
+    try:
+        written = build(results, draw, lambda line: screen.print(line, highlight=False))
+    finally:  # where nothing can be read, this is why
+        warn_of_damage(damaged(results), screen)
     screen.print(f"{len(written)} files written under {results}", highlight=False, soft_wrap=True)
     return DONE
 

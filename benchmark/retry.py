@@ -60,7 +60,7 @@ def main(
         except BadInput as error:  # the other grids can go on
             complain(f"{_name(grid)}: {error}")
             codes.append(BAD_INPUT)
-    warn_of_damage(store, screen)
+    warn_of_damage(store.damaged(), screen)
     if store.record_paths() or store.last_attempts():  # else there is nothing to show yet
         report.build(results)
     return max(codes)

@@ -170,7 +170,7 @@ def show_outcome(
     cells: list[Cell], options: Options, screen: Console, failed: int, written: list[Path]
 ) -> None:
     """The leaderboard of this grid, where its files are, and what to try next."""
-    warn_of_damage(Store(options.results), screen)
+    warn_of_damage(Store(options.results).damaged(), screen)
     board, compared = report.rows_of(options.results, {c.spec.cell().run_id for c in cells})
     screen.print(report.terminal_table(board, compared))
     done = sum(is_done(c, options) for c in cells)

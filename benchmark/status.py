@@ -46,7 +46,7 @@ def main(
     if not screen.is_terminal:
         screen = Console(width=WIDE)  # one line per cell, for grep
     known_grids(store)
-    warn_of_damage(store, screen)
+    warn_of_damage(store.damaged(), screen)
     if not watch:
         screen.print(picture(store))
         return DONE

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,9 +103,11 @@ class Store:
         """
         return list(readable(self.record_paths(block)))
 
-    def damaged(self) -> list[str]:
-        """A line for each record that cannot be read."""
-        return [reason for path in self.record_paths() if (reason := damage_of(path))]
+    def damaged(self, block: str = "", fine: Container[str] = ()) -> list[str]:
+        """A line for each record that cannot be read, of one block or of all. `fine`: run ids of
+        those that were read already."""
+        paths = [path for path in self.record_paths(block) if path.parent.name not in fine]
+        return [reason for path in paths if (reason := damage_of(path))]
 
     def record_paths(self, block: str = "") -> list[Path]:
         """Of finished runs; not of drafts, nor of what was set aside."""

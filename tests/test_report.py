@@ -17,7 +17,7 @@ from rich.console import Console
 
 from benchmark import columns, comparisons, findings, frames, report, standing, tables
 from benchmark import derived as deriving
-from benchmark.cli import BAD_INPUT, invoke
+from benchmark.cli import BAD_INPUT, DONE, invoke
 from benchmark.errors import BadInput
 from benchmark.granted import NOT_CLAIMED, PAYS
 from benchmark.load import load_results
@@ -344,6 +344,25 @@ def test_figures_that_were_left_out_are_drawn_later(tmp_path: Path) -> None:
     drawn = [path for path in written if path.suffix == ".svg"]
     assert drawn
     assert set(drawn) <= set(report.build(tmp_path, "none"))
+    made.write(Store(tmp_path), made.record(made.spec(seed=1)))
+    assert set(drawn) <= set(report.build(tmp_path, "none"))  # of an earlier report, until the next
+    assert all(path.is_file() for path in drawn)
+
+
+def test_damaged_records_are_told_by_every_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = made.write(Store(tmp_path), made.record(made.spec()))
+    made.write(Store(tmp_path), made.record(made.spec("random")))
+    (folder / "record.json").write_text("{")
+    for _ in range(2):  # the second time from what was kept
+        assert invoke(report.main, ["--results", str(tmp_path), "--no-figures"]) == DONE
+        assert capsys.readouterr().out.count("is not a run record") == 1
+    shutil.rmtree(tmp_path / "runs" / "images" / "net20" / "random")
+    assert invoke(report.main, ["--results", str(tmp_path), "--no-figures"]) == BAD_INPUT
+    said = capsys.readouterr()
+    assert said.out.count("is not a run record") == 1
+    assert "no results under" in said.err
 
 
 def test_a_kept_block_that_was_damaged_is_made_again(tmp_path: Path) -> None:
