@@ -7,7 +7,7 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -136,6 +136,21 @@ def read_record(path: Path) -> RunRecord:
         return parse_record(path.read_bytes(), str(path))
     except OSError as error:
         raise BadInput(f"{path} is not a run record: {one_line(error)}") from error
+
+
+def readable(paths: Iterable[Path]) -> Iterator[RunRecord]:
+    """The records at these places, without those that are damaged.
+
+    Raises:
+        Newer: one is of a newer schema.
+    """
+    for path in paths:
+        try:
+            yield read_record(path)
+        except Newer:
+            raise
+        except BadInput:  # `store.damage_of` says why
+            continue
 
 
 def parse_record(raw: bytes, place: str) -> RunRecord:

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,15 @@ from benchmark.files import (
     write_numbered,
     write_text,
 )
-from benchmark.record import RECORD, Newer, RunRecord, one_line, parse_json, read_record
+from benchmark.record import (
+    RECORD,
+    Newer,
+    RunRecord,
+    one_line,
+    parse_json,
+    read_record,
+    readable,
+)
 from benchmark.spec import RunSpec
 from methods.api import Plan
 
@@ -261,21 +269,6 @@ def damage_of(path: Path) -> str:
     except BadInput as error:
         return str(error)
     return ""
-
-
-def readable(paths: Iterable[Path]) -> Iterator[RunRecord]:
-    """The records at these places, without those that are damaged.
-
-    Raises:
-        Newer: one is of a newer schema.
-    """
-    for path in paths:
-        try:
-            yield read_record(path)
-        except Newer:
-            raise
-        except BadInput:  # `damage_of` says why
-            continue
 
 
 def _set_aside(folder: Path) -> None:
