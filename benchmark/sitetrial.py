@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -51,6 +52,8 @@ _PROBLEMS = {
     46: "the interpreter {python} has neither submitit nor torch on {node}, or they do not load: "
         "name the one of the suite's environment (python in the site file)",
 }  # fmt: skip
+
+EXITED = re.compile(r": task \d+: Exited with exit code")
 
 
 def probe(site: Site, results: Path, code: Path) -> list[str]:
@@ -111,11 +114,17 @@ def _srun(site: Site, script: str, *arguments: str) -> tuple[int, str, str]:
         return -1, "", f"srun: {error.strerror}"
     try:
         said, wrong = process.communicate(timeout=IMMEDIATE + PATIENCE)
-        return process.returncode, said, last_words(wrong)
+        return process.returncode, said, last_words(_without_exit(wrong))
     except subprocess.TimeoutExpired:
         return -1, "", f"srun did not end within {IMMEDIATE + PATIENCE:.0f} s"
     finally:
         _surely_over(process, own)
+
+
+def _without_exit(wrong: str) -> str:
+    """What the shell said: srun's line about its exit code comes before or after it."""
+    lines = [line for line in wrong.splitlines() if not EXITED.search(line)]
+    return "\n".join(lines) or wrong
 
 
 def _surely_over(process: subprocess.Popen[str], name: str) -> None:
