@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import archs
-from benchmark.archs import load_weights, read_checkpoint
 from benchmark.claims import take_for
 from benchmark.encoding import weights_digest
 from benchmark.environment import hardware_kind
@@ -20,9 +19,10 @@ from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.record import Accuracy
 from benchmark.schedule import Schedule, phase_seed, rate_at
-from benchmark.spec import RunSpec, digest
+from benchmark.spec import RunSpec, digest, identity
 from benchmark.store import Stage, Store
 from benchmark.trainer import Trainer
+from benchmark.weights import load_weights, read_checkpoint
 from methods.api import Method
 
 
@@ -35,21 +35,14 @@ def new_model(spec: RunSpec) -> nn.Module:
     seed = spec.seeds.run if spec.seeds.dense is None else spec.seeds.dense
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(phase_seed(seed, "initialisation"))
-        model = archs.build(spec.arch.name, spec.data.num_classes)
-    found = archs.structure_hash(model)
-    if found != spec.arch.structure:
-        raise BadInput(
-            f"architecture {spec.arch.name} has structure {found}, the run has "
-            f"{spec.arch.structure}: it was made with another version of the network"
-        )
-    return model
+        return archs.build_again(spec.arch, spec.data.num_classes)
 
 
 def stage_key(spec: RunSpec, own_dense: bool = False) -> str:
     """Everything that the dense network depends on, and nothing else."""
     content = {
         "protocol": spec.protocol,
-        "arch": spec.arch.model_dump(mode="json"),
+        "arch": identity(spec.arch),
         "data": spec.data.model_dump(mode="json"),
         "start": spec.start.model_dump(mode="json"),
         "seed": spec.seeds.dense,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import baseline, measure
+from benchmark import baseline, flops
 from benchmark.checkpoint import EVERY, Checkpoints, quiet
 from benchmark.data import Data
 from benchmark.encoding import weights_digest
@@ -94,7 +94,7 @@ def start(
         stage = dense_stage(spec, method, trainer, test, context)
         model.load_state_dict(stage.tensors)
         accuracy = Accuracy.model_validate(stage.facts["accuracy"])
-    cost = measure.cost(model, baseline.example(spec))
+    cost = flops.cost(model, baseline.example(spec))
     dense = Dense(weights=weights_digest(model.state_dict()), accuracy=accuracy, cost=cost)
     net = Network(model, baseline.example(spec), spec.scope)
     return dense, net.to(context.device)

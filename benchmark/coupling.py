@@ -19,7 +19,7 @@ import torch_pruning
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from benchmark.archs import Shortcut
+from benchmark.cifar_resnet import Shortcut
 from methods.api import Unsupported
 
 WEIGHTED = (nn.Conv2d, nn.Linear)

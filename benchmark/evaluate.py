@@ -8,14 +8,16 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmark import archs, baseline, measure
+from benchmark import archs, baseline, flops
 from benchmark.cli import DONE, console, run_app
 from benchmark.evaluation import evaluate
 from benchmark.files import check_writable
 from benchmark.images import BatchSource
+from benchmark.latency import latency
 from benchmark.options import options_from
 from benchmark.progress import counting
 from benchmark.tasks import data_of
+from benchmark.weights import load_weights, read_checkpoint
 
 
 def main(
@@ -36,21 +38,21 @@ def main(
     given = {k: v for k, v in locals().items() if v is not None and k != "checkpoint"}
     options = options_from(given)
     check_writable(options.results)
-    tensors = archs.read_checkpoint(checkpoint)
+    tensors = read_checkpoint(checkpoint)
     torch.set_num_threads(threads)
     archs.build(arch, 10)  # an unknown name is answered before images are read
     screen = console()
     with counting(screen, "reading images") as on_progress:
         data = data_of(options, on_progress)
     model = archs.build(arch, data.identity.num_classes)
-    archs.load_weights(model, tensors, str(checkpoint))
+    load_weights(model, tensors, str(checkpoint))
     target = options.torch_device()
     size = data.identity.image_size
     example = torch.zeros(1, 3, size, size)
-    price = measure.cost(model, example)
+    price = flops.cost(model, example)
     model = model.to(target).eval()
     found = evaluate(model, BatchSource(data.test, data.identity, target))
-    speed = measure.latency(model, model, example.to(target))
+    speed = latency(model, model, example.to(target))
     images = len(data.test)
     screen.print(f"{checkpoint.name} as {arch} on {data.identity.name}, {images} test images")
     screen.print(f"top-1        {100 * found.top1:.2f} %   loss {found.loss:.4f}")

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from benchmark import baseline, environment, measure, select
+from benchmark import baseline, environment, flops, select
 from benchmark.context import (
     Context,
     budget_of,
@@ -20,6 +20,7 @@ from benchmark.context import (
 from benchmark.data import Data
 from benchmark.encoding import encode, weights_digest
 from benchmark.images import BatchSource
+from benchmark.latency import latency
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.planning import check_agreement, check_selection, make_plan
@@ -57,7 +58,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         judged = net.copy()  # the choice is judged on the weights it was made on
         reconstruct(net, plan, trainer)
     pruned = net.remove(plan)
-    price = measure.cost(pruned, baseline.example(spec))
+    price = flops.cost(pruned, baseline.example(spec))
     _check_price(net, plan, price)
     context.log(f"pruned: {_removed(price, dense.cost)} of the FLOPs removed")
     trainer.checkpoints = checkpoints_of(context, "recovery", _recovery_name(spec, context))
@@ -86,7 +87,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         method_facts=encode(trainer.notes),
         spent=_spent(trainer.ledger),
         latency=context.team.lead(
-            lambda: measure.latency(net.dense(), pruned, baseline.example(spec).to(context.device))
+            lambda: latency(net.dense(), pruned, baseline.example(spec).to(context.device))
         ),
         predictions_order=_labels_hash(context.data),
         environment=environment.describe()
@@ -117,7 +118,7 @@ def _publish(
     return record
 
 
-def _removed(price: measure.Cost, dense: measure.Cost) -> str:
+def _removed(price: flops.Cost, dense: flops.Cost) -> str:
     return f"{100 * (1 - price.macs / dense.macs):.2f} %"
 
 
@@ -130,10 +131,10 @@ def _labels_hash(data: Data) -> str:
     return hashlib.sha256(data.test.labels.numpy().tobytes()).hexdigest()[:16]
 
 
-def _check_price(net: Network, plan: Plan, price: measure.Cost) -> None:
+def _check_price(net: Network, plan: Plan, price: flops.Cost) -> None:
     analytic = net.macs(plan.widths())
     if analytic != price.macs:
-        raise measure.CostMismatch(f"cost model says {analytic} MACs, fvcore {price.macs}")
+        raise flops.CostMismatch(f"cost model says {analytic} MACs, fvcore {price.macs}")
 
 
 def _width_facts(net: Network, plan: Plan, budget: Budget) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from benchmark.errors import BadInput
 from benchmark.files import dump_json, write_text
 from benchmark.options import Options
+from benchmark.ownmodel import is_file
 from benchmark.probe import Seconds
 from benchmark.record import parse_json
 from benchmark.spec import RunSpec, digest
@@ -58,7 +59,8 @@ def settled(options: Options) -> Options:
         for path in [getattr(options, name)]
     }
     methods = [str(Path(m).resolve()) if m.endswith(".py") else m for m in options.methods]
-    return options.model_copy(update=full | {"methods": methods})
+    arch = str(Path(options.arch).resolve()) if is_file(options.arch) else options.arch
+    return options.model_copy(update=full | {"methods": methods, "arch": arch})
 
 
 def grid_key(options: Options) -> str:

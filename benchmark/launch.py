@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator
 from rich.console import Console
 
 from benchmark import baseline, select
-from benchmark.archs import load_weights, read_checkpoint
 from benchmark.claims import Busy
 from benchmark.errors import BadInput
 from benchmark.estimate import compare, dense_tasks, forecast, is_done
@@ -24,6 +23,7 @@ from benchmark.progress import GridProgress, counted
 from benchmark.store import Store
 from benchmark.sweep import Cell
 from benchmark.tasks import task_of
+from benchmark.weights import load_weights, read_checkpoint
 from methods.api import Budget
 
 LONG = 3600.0  # an estimate beyond this is printed before starting

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmark import archs, measure
+from benchmark import archs, flops
 from benchmark.data import NAMES
 from benchmark.errors import BadInput, NoProbe
 from benchmark.estimate import Forecast, forecast, is_done
@@ -56,7 +56,7 @@ def _archs() -> Table:
     for name, arch in archs.ARCHS.items():
         model = arch.build(10)
         size = arch.image_size
-        found = measure.cost(model, torch.zeros(1, 3, size, size))
+        found = flops.cost(model, torch.zeros(1, 3, size, size))
         table.add_row(
             name,
             archs.structure_hash(model),

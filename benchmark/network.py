@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from benchmark import select
-from benchmark.archs import Shortcut
+from benchmark.cifar_resnet import Shortcut
 from benchmark.coupling import (
     NORMS,
     WEIGHTED,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark import baseline, measure
+from benchmark import baseline, flops
 from benchmark.data import Data
 from benchmark.errors import NoProbe
 from benchmark.ledger import FORWARD_SHARE, TRAIN_STEP
@@ -29,7 +29,7 @@ from methods.api import Budget, Plan, Unsupported
 CUT = 0.5  # share of MACs that the pruned network of a probe has lost
 ROUNDS, LONGEST = 3, 0.1  # the median counts; seconds of a round, to which images are limited
 WARM_UP = 8  # images of the first pass, which is not timed but tells how many to take
-LATENCY = {1: 33, 128: 9}  # passes per batch size and network of `measure.latency`
+LATENCY = {1: 33, 128: 9}  # passes per batch size and network of `latency.latency`
 ENOUGH = 3  # records whose spread says how much it varies; of fewer a wider range is given
 
 # A training step of the dense or of a pruned network, a pass in eval mode, or tracing and counting.
@@ -236,7 +236,7 @@ def time_stage(probe: Probe, kind: Kind, batch: int) -> Timed:
     """Seconds per image of a stage, or of one setup."""
     spec, device = probe.spec, probe.device
     if kind == "setup":
-        return _timed(lambda: measure.cost(_traced(spec).dense(), baseline.example(spec)), probe)
+        return _timed(lambda: flops.cost(_traced(spec).dense(), baseline.example(spec)), probe)
     model = probe.net.remove(probe.plan if kind == "cut" else Plan({}))
     work = torch.no_grad()(model.eval()) if kind == "read" else _training(model, spec)
     shape, generator = baseline.example(spec).shape[1:], torch.Generator().manual_seed(0)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from pydantic import Field, ValidationError
 
 from benchmark.errors import BadInput
-from benchmark.measure import Cost
+from benchmark.flops import Cost
 from benchmark.migrate import migrated
 from benchmark.spec import SCHEMA, Frozen, RunSpec
 from methods.api import Plan

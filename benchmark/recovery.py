@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor, nn
 
-from benchmark import baseline, environment, measure
+from benchmark import baseline, environment, flops
 from benchmark.checkpoint import Moment
 from benchmark.context import Context
 from benchmark.evaluation import Evaluation, evaluate
@@ -80,7 +80,7 @@ def read_start(
 def recover(
     spec: RunSpec,
     pruned: nn.Module,
-    price: measure.Cost,
+    price: flops.Cost,
     trainer: Trainer,
     test: BatchSource,
     context: Context,

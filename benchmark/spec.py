@@ -72,8 +72,11 @@ class Recipe(Frozen):
 
 
 class ArchIdentity(Frozen):
+    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"source"})
+
     name: Name
     structure: str  # benchmark.archs.structure_hash of the dense network
+    source: str = ""  # hash of a user's own file
 
 
 class Start(Frozen):

@@ -83,8 +83,7 @@ def expand(options: Options, data: Data) -> list[Cell]:
     for cut in options.flops_reduction:
         if not 0 < cut < 1:
             raise BadInput(f"--flops-reduction {cut}: give fractions between 0 and 1, as 0.5")
-    structure = archs.structure_hash(archs.build(options.arch, data.identity.num_classes))
-    arch = ArchIdentity(name=options.arch, structure=structure)
+    arch = archs.identity_of(options.arch, data.identity.num_classes)
     cells: dict[str, Cell] = {}
     targets: list[float | None] = [*options.flops_reduction] or [None]
     for target in targets:
@@ -129,7 +128,7 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
         recovery = base.model_copy(update={"epochs": budget})
     params = _params(options, entry, budget, {})
     if options.track == "total" and entry.start == "random":
-        params |= _recipe(entry, options.arch).get("params", {})
+        params |= _recipe(entry, arch.name).get("params", {})
     method = build_method(entry, params)
     allocation = _allocation(row)
     prunes = allocation != "none"
@@ -161,9 +160,9 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
 def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cell:
     """The paper's own recipe from the method's card; overrides are the user's explicit word."""
     entry = row.entry
-    recipe = _recipe(entry, options.arch)
+    recipe = _recipe(entry, arch.name)
     phases = recipe.get("recovery", {"epochs": 1, "lr": 0.1})
-    place = f"{entry.label}: recipe.{options.arch}"
+    place = f"{entry.label}: recipe.{arch.name}"
     recovery = card_recipe(phases, f"{place}.recovery")
     recovery = override(recovery, _recovery_changes(options), "recovery")
     start = _start(options, recipe.get("start", "trained"))
@@ -197,7 +196,7 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
         seeds=_seeds(start, row.seed),
     )
     if not recipe:
-        return Cell(spec, entry, f"its card has no recipe for {options.arch}", "n/a")
+        return Cell(spec, entry, f"its card has no recipe for {arch.name}", "n/a")
     return Cell(spec, entry, *_blocked(options, entry, spec))
 
 

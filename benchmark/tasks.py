@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from benchmark import baseline
+from benchmark import archs, baseline
 from benchmark.checkpoint import quiet
 from benchmark.claims import Busy, take_for
 from benchmark.command import command_of
@@ -226,6 +226,8 @@ def _context(
 ) -> Context:
     options, spec = task.options, task.spec
     data = cached_data(options.model_dump_json(include=set(DATA_FIELDS)))
+    if archs.find(options.arch).source != spec.arch.source:
+        raise BadInput(f"--arch {options.arch} changed since the grid was planned")
     if data.identity != spec.data:
         raise BadInput("the data changed since the grid was planned")
     return Context(

@@ -17,8 +17,8 @@ import tiny
 import torch
 
 from benchmark import archs, files
-from benchmark.archs import CifarResNet
 from benchmark.checkpoint import EVERY
+from benchmark.cifar_resnet import CifarResNet
 from benchmark.context import Context
 from benchmark.execute import run_one
 from benchmark.images import Images

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from benchmark.encoding import encode
+from benchmark.flops import Cost
 from benchmark.images import DataIdentity
-from benchmark.measure import Cost
 from benchmark.record import (
     Accuracy,
     BestVal,

@@ -17,7 +17,7 @@ from benchmark.block import Block
 from benchmark.claimed import ABOVE, BELOW, BEST_TEST, NOT_COMPARABLE, NOT_YET_RUN, REPRODUCED
 from benchmark.columns import names
 from benchmark.counting import OUTPUTS_ONLY, PHYSICAL
-from benchmark.measure import Cost
+from benchmark.flops import Cost
 from benchmark.published import Claim, read_claims
 from benchmark.record import RunRecord
 from benchmark.spec import ArchIdentity

@@ -13,19 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark import measure
-from benchmark.archs import (
-    ARCHS,
-    BasicBlock,
-    CifarResNet,
-    CifarVgg,
-    Shortcut,
-    build,
-    load_weights,
-    read_checkpoint,
-    structure_hash,
-)
+from benchmark import flops
+from benchmark.archs import ARCHS, build, structure_hash
+from benchmark.cifar_resnet import BasicBlock, CifarResNet, Shortcut
+from benchmark.cifar_vgg import CifarVgg
 from benchmark.errors import BadInput
+from benchmark.weights import load_weights, read_checkpoint
 
 State = dict[str, Tensor]
 
@@ -41,7 +34,7 @@ DENSE = {
 
 @pytest.mark.parametrize("name", DENSE)
 def test_dense_cost_in_both_conventions(name: str) -> None:
-    found = measure.cost(build(name, 10), EXAMPLE)
+    found = flops.cost(build(name, 10), EXAMPLE)
     assert (found.macs, found.macs_paper, found.params, found.params_paper) == DENSE[name]
 
 
@@ -125,7 +118,7 @@ def test_unknown_name_gets_the_closest() -> None:
         build("resnet-56", 10)
     with pytest.raises(BadInput, match=r"did you mean vgg16\?"):
         build("vgg19", 10)
-    with pytest.raises(BadInput, match=r"unknown architecture 'qqq' \(known: resnet8, .*vgg16\)"):
+    with pytest.raises(BadInput, match=r"unknown architecture 'qqq' \(known: resnet8, .*timm"):
         build("qqq", 10)
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from random_nets import EXAMPLE, random_model, random_network, randomise, units_of
 from torch import nn
 
-from benchmark import measure
-from benchmark.archs import VGG16, CifarVgg
-from benchmark.measure import CostMismatch
+from benchmark import flops
+from benchmark.cifar_vgg import VGG16, CifarVgg
+from benchmark.flops import CostMismatch
+from benchmark.latency import latency
 from benchmark.network import Network
 from methods.api import Plan
 
@@ -46,7 +47,7 @@ def check(arch: str, seed: int) -> None:
     full = net.map.widths
     plan = Plan({g: units_of(full[g], width, draw) for g, width in widths.items()})
     removed = net.remove(plan)
-    found = measure.cost(removed, EXAMPLE)  # raises if torch's counter disagrees
+    found = flops.cost(removed, EXAMPLE)  # raises if torch's counter disagrees
     assert net.macs(widths) == found.operators["conv"] + found.operators["linear"] == found.macs
     assert found.macs_paper == found.operators["conv"] + 2 * found.operators["linear"]
     assert found.params == sum(p.numel() for p in removed.parameters())
@@ -86,14 +87,14 @@ def test_macs_of_large_networks_are_exact_more_often(arch: str) -> None:
 @pytest.mark.parametrize("arch", ["resnet8", "resnet20", "resnet56", "vgg16"])
 def test_dense_macs_are_exact(arch: str) -> None:
     net = network(arch)
-    assert net.macs() == net.macs(net.map.widths) == measure.cost(net.dense(), EXAMPLE).macs
+    assert net.macs() == net.macs(net.map.widths) == flops.cost(net.dense(), EXAMPLE).macs
 
 
 def test_hidden_layer_of_vgg_is_counted() -> None:
     net = network("narrow_vgg")
     halved = {"linear1": net.map.widths["linear1"] // 2}
     removed = net.remove(Plan({g: tuple(range(w)) for g, w in halved.items()}))
-    assert net.macs(halved) == measure.cost(removed, EXAMPLE).macs < net.macs()
+    assert net.macs(halved) == flops.cost(removed, EXAMPLE).macs < net.macs()
 
 
 def test_other_image_sizes_are_counted() -> None:
@@ -102,7 +103,7 @@ def test_other_image_sizes_are_counted() -> None:
         net = Network(random_model("resnet8"), x, "all")
         widths = random_widths(net, size)
         removed = net.remove(Plan({g: tuple(range(w)) for g, w in widths.items()}))
-        assert net.macs(widths) == measure.cost(removed, x).macs
+        assert net.macs(widths) == flops.cost(removed, x).macs
 
 
 def test_grouped_and_depthwise_convolutions_are_counted() -> None:
@@ -118,7 +119,7 @@ def test_grouped_and_depthwise_convolutions_are_counted() -> None:
     for seed in range(10):
         widths = random_widths(net, seed)
         removed = net.remove(Plan({g: tuple(range(w)) for g, w in widths.items()}))
-        assert net.macs(widths) == measure.cost(removed, EXAMPLE).macs
+        assert net.macs(widths) == flops.cost(removed, EXAMPLE).macs
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -126,33 +127,33 @@ def test_counting_leaves_the_model_alone(training: bool) -> None:
     model = random_model("resnet8").train(training).requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
     random_state = torch.get_rng_state()
-    first = measure.cost(model, EXAMPLE)
+    first = flops.cost(model, EXAMPLE)
     assert model.training is training
     assert all(m.training is training for m in model.modules())
     assert not any(p.requires_grad for p in model.parameters())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert measure.cost(model, EXAMPLE) == first
+    assert flops.cost(model, EXAMPLE) == first
 
 
 def test_mode_does_not_change_the_cost() -> None:
     model = random_model("resnet8")
-    assert measure.cost(model.train(), EXAMPLE) == measure.cost(model.eval(), EXAMPLE)
+    assert flops.cost(model.train(), EXAMPLE) == flops.cost(model.eval(), EXAMPLE)
 
 
 def test_counters_that_disagree_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("resnet8")
-    macs = measure.cost(model, EXAMPLE).macs
-    monkeypatch.setattr(measure, "torch_macs", lambda *_: macs + 1)
+    macs = flops.cost(model, EXAMPLE).macs
+    monkeypatch.setattr(flops, "torch_macs", lambda *_: macs + 1)
     with pytest.raises(CostMismatch, match=f"fvcore counts {macs} MACs, .* {macs + 1}$"):
-        measure.cost(model, EXAMPLE)
+        flops.cost(model, EXAMPLE)
 
 
 def test_latency_names_both_networks() -> None:
     net = network("resnet8")
     dense, x = net.dense(), torch.randn(1, 3, 8, 8)
     small = net.remove(Plan({g.name: (0,) for g in net.groups}))
-    found = measure.latency(dense, small, x)
+    found = latency(dense, small, x)
     assert found.keys() == {"batch_1", "batch_128"}
     for row in found.values():
         for name in ("dense", "pruned"):

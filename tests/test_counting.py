@@ -6,7 +6,9 @@ import pytest
 import torch
 from random_nets import EXAMPLE
 
-from benchmark.archs import CifarResNet, CifarVgg, build
+from benchmark.archs import build
+from benchmark.cifar_resnet import CifarResNet
+from benchmark.cifar_vgg import CifarVgg
 from benchmark.counting import OUTPUTS_ONLY, PHYSICAL, by_layers, by_widths, kept_outputs
 from benchmark.network import Network
 from methods import find

@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from benchmark.archs import load_weights, parse_checkpoint, read_checkpoint
 from benchmark.checkpoint import Torn, parse_moment
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
@@ -29,6 +28,7 @@ from benchmark.options import parse_options
 from benchmark.readers import _decode
 from benchmark.record import parse_plan, parse_record, read_plan, read_record
 from benchmark.spec import RunSpec
+from benchmark.weights import load_weights, parse_checkpoint, read_checkpoint
 from methods import FOLDER, Entry, UnknownMethod, parse_card
 from methods.api import Method
 

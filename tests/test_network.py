@@ -21,7 +21,7 @@ from random_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.archs import CifarVgg
+from benchmark.cifar_vgg import CifarVgg
 from benchmark.network import Network, Scope
 from methods.api import Plan, Site, Unsupported
 

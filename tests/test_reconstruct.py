@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.archs import CifarResNet, CifarVgg
+from benchmark.cifar_resnet import CifarResNet
+from benchmark.cifar_vgg import CifarVgg
 from benchmark.images import BatchSource, DataIdentity, Images
 from benchmark.ledger import Ledger
 from benchmark.network import Network

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from benchmark import checkpoint
-from benchmark.archs import CifarResNet
+from benchmark.cifar_resnet import CifarResNet
 from benchmark.store import Store
 from benchmark.tasks import is_finished
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.archs import CifarResNet, CifarVgg
+from benchmark.cifar_resnet import CifarResNet
+from benchmark.cifar_vgg import CifarVgg
 from benchmark.data import Data
 from benchmark.images import BatchSource, DataIdentity, Images
 from benchmark.ledger import Ledger

@@ -1,0 +1,110 @@
+"""A user's own network: `FILE.py:FUNCTION`, a function num_classes -> network.
+
+The hash of the file is part of a run's identity. Python's table of imported modules remembers the
+file under that hash, so whoever holds a run can build its network once the file has been named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from benchmark.errors import BadInput
+
+FUNCTION = "build"  # unless another is named
+_STEM = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,47}")  # becomes the name of a folder
+_WORD = re.compile("[A-Za-z_][A-Za-z0-9_]{0,31}")
+
+
+def is_file(label: str) -> bool:
+    """Whether a label names a file, not an architecture."""
+    return label.partition(":")[0].endswith(".py")
+
+
+def read(label: str) -> tuple[str, str, Callable[[int], nn.Module]]:
+    """Name in records, hash of the file, and builder.
+
+    Raises:
+        BadInput: no such file or function, or a file that cannot be imported.
+    """
+    place, _, function = label.partition(":")
+    function, path = function or FUNCTION, Path(place)
+    if not path.is_file():
+        raise BadInput(f"--arch {label}: the file {place} does not exist")
+    if not _STEM.fullmatch(path.stem) or not _WORD.fullmatch(function):
+        raise BadInput(
+            f"--arch {label}: files and functions of networks are named by letters, digits and '_'"
+        )
+    source = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    name = path.stem if function == FUNCTION else f"{path.stem}.{function}"
+    return name, source, _builder(_imported(path, source), function, label)
+
+
+def known(name: str, source: str) -> Callable[[int], nn.Module]:
+    """The builder of a network in a record, if this process has read its file.
+
+    Raises:
+        BadInput: it has not.
+    """
+    module = sys.modules.get(_module_name(source))
+    if module is None:
+        raise BadInput(
+            f"the network {name} is in a file of its author's: give it as --arch FILE.py:FUNCTION"
+        )
+    return _builder(module, name.partition(".")[2] or FUNCTION, name)
+
+
+def _module_name(source: str) -> str:
+    return f"user_network_{source}"
+
+
+def _imported(path: Path, source: str) -> ModuleType:
+    name = _module_name(source)
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # classes of the file look their module up
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise BadInput(f"--arch {path} cannot be imported: {_said(error)}") from error
+    return module
+
+
+def _builder(module: ModuleType, function: str, label: str) -> Callable[[int], nn.Module]:
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise BadInput(
+            f"--arch {label}: no function '{function}'; it takes the number of classes and returns "
+            "the network"
+        )
+
+    def build(num_classes: int) -> nn.Module:
+        try:
+            model = found(num_classes)
+        except Exception as error:  # the user's own code
+            raise BadInput(f"--arch {label}: {function}({num_classes}): {_said(error)}") from error
+        if not isinstance(model, nn.Module):
+            raise BadInput(
+                f"--arch {label}: {function}({num_classes}) returned a {type(model).__name__}, not "
+                "a torch.nn.Module"
+            )
+        return model
+
+    return build
+
+
+def _said(error: BaseException) -> str:
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    return "".join(c if c.isprintable() else "?" for c in line)[:200]
