@@ -1,37 +1,23 @@
 """Which channels must go together, and what every width costs.
 
-The dense network is traced once with torch.fx. torch-pruning's DependencyGraph is built on the
-traced network, read once into index maps and dropped: scores, MACs, masks and removal all follow
-from the maps.
+torch-pruning's DependencyGraph is built on the traced network, read once into index maps and
+dropped: scores, MACs, masks and removal all follow from the maps.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
-import operator
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch_pruning
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from benchmark.cifar_resnet import Shortcut
+from benchmark.tracing import NORMS, WEIGHTED, is_depthwise, shape_of
 from methods.api import Unsupported
-
-WEIGHTED = (nn.Conv2d, nn.Linear)
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-# operations that move channels and that DependencyGraph follows; others it takes for element-wise
-FOLLOWED = {"cat", "concat", "flatten", "view", "reshape", "permute", "mean"}
-FOLLOWED_MODULES = (*WEIGHTED, Shortcut, nn.Flatten)
-IN_PLACE: dict[object, Callable[..., object]] = {
-    operator.iadd: operator.add,
-    operator.imul: operator.mul,
-}
-IN_PLACE_METHODS = ("relu_", "add_", "mul_")
 
 Share = list[tuple[str | None, int]]  # (group, channels per unit); None = channels that never go
 
@@ -44,6 +30,7 @@ class ChannelMap:
     first: Mapping[str, int]  # group -> its first unit
     writes: Mapping[str, Tensor]  # layer -> unit of every output channel
     reads: Mapping[str, Tensor]  # layer -> unit of every input channel
+    left_out: Mapping[str, str] = field(default_factory=dict)  # layer whose outputs stay -> why
 
     @property
     def total(self) -> int:
@@ -62,128 +49,6 @@ class ChannelMap:
         return kept
 
 
-class LayerTracer(fx.Tracer):
-    """Opens every container; weighted layers, norms and childless modules stay whole."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, WEIGHTED + NORMS) or next(m.children(), None) is None
-
-
-def trace(model: nn.Module) -> fx.GraphModule:
-    """A private GraphModule forward(x, labels=None): same parameter names, nothing in place,
-    norm and activation apart.
-
-    Raises:
-        Unsupported: the forward pass depends on values, or on `self.training` outside a leaf
-            module.
-    """
-    model = copy.deepcopy(model)
-    try:
-        graph, other = (LayerTracer().trace(model.train(mode)) for mode in (True, False))
-    except fx.proxy.TraceError as error:
-        raise Unsupported(f"the forward pass cannot be traced: {error}") from error
-    if graph.python_code("self").src != other.python_code("self").src:
-        where = _first_difference(graph, other)
-        raise Unsupported(
-            f"the forward pass reads self.training outside a leaf module, first seen at {where}"
-        )
-    for module in model.modules():
-        if hasattr(module, "inplace"):
-            module.inplace = False  # type: ignore[assignment]
-    for node in graph.nodes:
-        _make_functional(node)
-    _split_norm_and_activation(model, graph)
-    with graph.inserting_after(next(iter(graph.nodes))):
-        graph.placeholder("labels", default_value=None)
-    return fx.GraphModule(model, graph)
-
-
-def _first_difference(graph: fx.Graph, other: fx.Graph) -> str:
-    pairs = itertools.zip_longest(graph.nodes, other.nodes)
-    return next(
-        str(a or b) for a, b in pairs if not (a and b and a.format_node() == b.format_node())
-    )
-
-
-def _make_functional(node: fx.Node) -> None:
-    if node.op == "call_function":
-        node.target = IN_PLACE.get(node.target, node.target)
-    if node.kwargs.get("inplace"):
-        node.kwargs = {**node.kwargs, "inplace": False}
-    if node.op == "call_method" and node.target in IN_PLACE_METHODS:
-        node.target = str(node.target)[:-1]
-
-
-def _split_norm_and_activation(model: nn.Module, graph: fx.Graph) -> None:
-    """timm's BatchNormAct2d becomes norm, drop, act: a pass over the graph, not the tracer, since
-    unpickling traces again and would apply the activation twice."""
-    for node in [n for n in graph.nodes if n.op == "call_module"]:
-        module = model.get_submodule(node.target)
-        if isinstance(module, nn.BatchNorm2d) and hasattr(module, "act"):
-            module.__class__ = nn.BatchNorm2d
-            for part in ("act", "drop"):
-                insert_after(graph, node, f"{node.target}.{part}", (node,))
-
-
-def insert_after(graph: fx.Graph, node: fx.Node, target: str, args: tuple[Any, ...]) -> fx.Node:
-    """A module call after the node; every other user of the node reads the call instead."""
-    with graph.inserting_after(node):
-        new = graph.call_module(target, args)
-    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
-    return new
-
-
-def shape_of(node: fx.Node) -> torch.Size:
-    """Output shape found by `propagate_shapes`; empty for anything but a tensor."""
-    return getattr(node.meta.get("tensor_meta"), "shape", torch.Size())
-
-
-def propagate_shapes(traced: fx.GraphModule, example: Tensor) -> None:
-    """Store every node's output shape, and refuse operations that move channels unseen.
-
-    Raises:
-        Unsupported: an operation changes the channels and is not one that can be followed.
-    """
-    with torch.no_grad():
-        ShapeProp(traced.eval()).propagate(example)
-    for node in traced.graph.nodes:
-        out = shape_of(node)
-        name = _operation(traced, node)
-        if not name or len(out) < 2 or name in FOLLOWED:
-            continue
-        sources = [s for s in map(shape_of, node.all_input_nodes) if len(s) != 1]
-        if any(s[1:2] != out[1:2] for s in sources):
-            raise Unsupported(
-                f"operation {name} moves channels at {node.name}: "
-                "make it a module with a registered pruner"
-            )
-
-
-def _operation(traced: fx.GraphModule, node: fx.Node) -> str:
-    """Name of what the node does; empty for inputs, outputs, and modules that can be followed."""
-    if node.op == "call_module":
-        module = traced.get_submodule(str(node.target))
-        return "" if isinstance(module, FOLLOWED_MODULES) else type(module).__name__
-    if node.op not in ("call_function", "call_method"):
-        return ""
-    return getattr(node.target, "__name__", str(node.target))
-
-
-def output_layers(traced: fx.GraphModule) -> list[str]:
-    """The weighted layers nearest to the output; their outputs are never pruned."""
-    todo = [n for n in traced.graph.nodes if n.op == "output"]
-    heads: list[str] = []
-    while todo:
-        for node in todo.pop().all_input_nodes:
-            if node.op == "call_module" and isinstance(
-                traced.get_submodule(str(node.target)), WEIGHTED
-            ):
-                heads.append(str(node.target))
-            else:
-                todo.append(node)
-    return heads
-
-
 class _ShortcutPruner(torch_pruning.pruner.function.BasePruningFunc):
     """Tells DependencyGraph that a Shortcut's two sides are separate; never asked to prune."""
 
@@ -200,23 +65,18 @@ class _ShortcutPruner(torch_pruning.pruner.function.BasePruningFunc):
         return layer.width_in
 
 
-def is_depthwise(module: nn.Module) -> bool:
-    """One filter per input channel: such a layer belongs to its input's group."""
-    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
-
-
 def couple(model: nn.Module, example: Tensor, heads: list[str]) -> ChannelMap:
     """Index maps of the traced model.
 
     Raises:
-        Unsupported: grouped convolutions with different group counts in one coupled set.
+        Unsupported: grouped convolutions with different group counts in one coupled set, or a
+            network that the library cannot follow.
     """
     # frozen parameters hide groups silently, and building leaves the model in eval mode
     model = copy.deepcopy(model).requires_grad_(True)
     names = {module: name for name, module in model.named_modules()}
-    graph = torch_pruning.DependencyGraph().build_dependency(
-        model, (example,), customized_pruners={Shortcut: _ShortcutPruner()}, verbose=False
-    )
+    parameters = {id(p): name for name, p in model.named_parameters()}
+    graph = _library_graph(model, example)
 
     def fixed(size: Any) -> dict[str, Tensor]:
         return {names[m]: torch.full((size(m),), -1) for m in graph.module2node if m in names}
@@ -224,11 +84,16 @@ def couple(model: nn.Module, example: Tensor, heads: list[str]) -> ChannelMap:
     writes, reads = fixed(graph.get_out_channels), fixed(graph.get_in_channels)
     widths: dict[str, int] = {}
     first: dict[str, int] = {}
+    left_out = dict.fromkeys(heads, "output of the network")
     total = 0
     for group in graph.get_all_groups(ignored_layers=[model.get_submodule(h) for h in heads]):
         parts = [(i.dep.target.module, i.dep.handler, i.idxs, i.root_idxs) for i in group.items]
-        if any(isinstance(m, nn.LayerNorm | nn.GroupNorm | nn.Parameter) for m, *_ in parts):
-            continue  # their statistics change when channels go: these channels stay
+        modules = [m for m, *_ in parts]
+        reason = _why_fixed(modules, names, parameters)
+        if reason:
+            written = [m for m, handler, *_ in parts if graph.is_out_channel_pruning_fn(handler)]
+            left_out |= {names[m]: reason for m in written if isinstance(m, WEIGHTED)}
+            continue
         convs = [m for m, *_ in parts if isinstance(m, nn.Conv2d)]
         counts = {m.groups for m in convs if 1 < m.groups < m.in_channels}
         width, name = len(parts[0][2]) // max(counts, default=1), names[parts[0][0]]
@@ -243,7 +108,33 @@ def couple(model: nn.Module, example: Tensor, heads: list[str]) -> ChannelMap:
             if is_depthwise(module) or isinstance(module, NORMS):
                 reads[names[module]] = writes[names[module]]
         widths[name], first[name], total = width, total, total + width
-    return ChannelMap(widths, first, writes, reads)
+    return ChannelMap(widths, first, writes, reads, left_out)
+
+
+def _library_graph(model: nn.Module, example: Tensor) -> Any:
+    try:
+        return torch_pruning.DependencyGraph().build_dependency(
+            model, (example,), customized_pruners={Shortcut: _ShortcutPruner()}, verbose=False
+        )
+    except Exception as error:  # of whatever type the library fails with
+        said = " ".join(str(error).split())[:200]
+        raise Unsupported(
+            f"its channels cannot be followed ({type(error).__name__}: {said})"
+        ) from error
+
+
+def _why_fixed(
+    modules: list[Any], names: Mapping[nn.Module, str], parameters: Mapping[int, str]
+) -> str:
+    """Why these channels must stay; empty: they may go."""
+    for module in modules:
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            # their statistics change when channels go
+            return f"{type(module).__name__} {names.get(module, '')} averages over the channels"
+        if isinstance(module, nn.Parameter):
+            name = parameters.get(id(module), "a parameter")
+            return f"{name} is a parameter outside any layer that can be cut"
+    return ""
 
 
 @dataclass(frozen=True)

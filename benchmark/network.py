@@ -12,54 +12,28 @@ from torch import Tensor, fx, nn
 
 from benchmark import select
 from benchmark.cifar_resnet import Shortcut
-from benchmark.coupling import (
+from benchmark.coupling import alive, cost_terms, couple, remove
+from benchmark.groups import candidates
+from benchmark.sites import (
+    ChannelsFirst,
+    Mask,
+    Tap,
+    direct_readers,
+    find_site,
+    is_channels_last,
+)
+from benchmark.tracing import (
     NORMS,
     WEIGHTED,
-    alive,
-    cost_terms,
-    couple,
     insert_after,
     is_depthwise,
     output_layers,
     propagate_shapes,
-    remove,
     trace,
 )
 from methods.api import Budget, ChannelGroup, Gate, Plan, Scores, Site, Unsupported
 
 Scope = Literal["inner", "all"]
-ACTIVATIONS = {
-    "relu", "relu6", "silu", "gelu", "hardswish", "hardtanh", "leakyrelu", "leaky_relu", "elu",
-    "mish",
-}  # fmt: skip
-
-
-class Mask(nn.Module):
-    """Multiplies a reader's input by 0 or 1 per channel."""
-
-    keep: Tensor
-
-    def __init__(self, keep: Tensor, reader: nn.Module) -> None:
-        super().__init__()
-        shaped = keep if isinstance(reader, nn.Linear) else keep[:, None, None]
-        self.register_buffer("keep", shaped)
-
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        return x * self.keep
-
-
-class Tap(nn.Module):
-    """Keeps the map that passes, and its gradient after backward."""
-
-    def __init__(self, store: dict[str, Tensor], layer: str) -> None:
-        super().__init__()
-        self.store, self.layer = store, layer
-
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        if x.requires_grad:
-            x.retain_grad()
-        self.store[self.layer] = x
-        return x
 
 
 class Network(nn.Module):
@@ -79,9 +53,11 @@ class Network(nn.Module):
         self.convs = tuple(
             n for n in self._modules_in_order() if isinstance(self.module(n), nn.Conv2d)
         )
-        groups = sorted(self._all_groups(), key=lambda g: self.convs.index(g.layers[0]))
-        self.groups = tuple(g for g in groups if scope == "all" or self._is_inner(g))
-        self.layers = tuple(n for n in self.convs if any(n in g.layers for g in self.groups))
+        self.candidates = candidates(self.traced, self.map)
+        kinds = ("inner",) if scope == "inner" else ("inner", "coupled")
+        self.groups = tuple(c.group for c in self.candidates if c.kind in kinds)
+        written = {n for g in self.groups for n in g.layers}
+        self.layers = tuple(n for n in self._modules_in_order() if n in written)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.traced(x, labels)
@@ -92,8 +68,10 @@ class Network(nn.Module):
         """The module of that name."""
         return self.traced.get_submodule(layer)
 
-    def weight(self, layer: str) -> nn.Parameter:
-        return self.module(layer).weight  # type: ignore[return-value]
+    def weight(self, layer: str) -> Tensor:
+        weight: nn.Parameter = self.module(layer).weight  # type: ignore[assignment]
+        on_maps = weight.dim() == 2 and layer in self.layers
+        return weight[:, :, None, None] if on_maps else weight
 
     def bias(self, layer: str) -> nn.Parameter | None:
         return self.module(layer).bias  # type: ignore[return-value]
@@ -119,66 +97,16 @@ class Network(nn.Module):
         raise KeyError(f"{layer} writes no group within scope '{self.scope}'")
 
     def _is_inner(self, group: ChannelGroup) -> bool:
-        """One writer, and no shortcut that writes the same channels: outside the stream."""
-        shortcuts = [n for n in self.map.writes if isinstance(self.module(n), Shortcut)]
-        units = set(self.map.writes[group.layers[0]].tolist())
-        joined = any(units & set(self.map.writes[n].tolist()) for n in shortcuts)
-        return len(group.layers) == 1 and not joined
+        return any(c.group == group and c.kind == "inner" for c in self.candidates)
 
     def _modules_in_order(self) -> list[str]:
         return [str(n.target) for n in self.traced.graph.nodes if n.op == "call_module"]
 
-    def _all_groups(self) -> Iterator[ChannelGroup]:
-        names = self._modules_in_order()
-        for group, first in self.map.first.items():
-            end = first + self.map.widths[group]
-
-            def touches(units: Tensor, first: int = first, end: int = end) -> bool:
-                return bool(((units >= first) & (units < end)).any())
-
-            weighted = [n for n in names if isinstance(self.module(n), WEIGHTED)]
-            whole = [n for n in weighted if not is_depthwise(self.module(n))]
-            writers = tuple(n for n in whole if touches(self.map.writes[n]))
-            readers = tuple(n for n in whole if touches(self.map.reads[n]))
-            if writers and all(isinstance(self.module(n), nn.Conv2d) for n in writers):
-                yield ChannelGroup(group, writers, readers, self.map.widths[group])
-
     # ---- sites: gates and taps -----------------------------------------------------------------
 
     def site(self, layer: str, at: Site, through_add: bool = False) -> fx.Node:
-        """The node whose output (for `in`: whose input) is the site.
-
-        Raises:
-            Unsupported: the layer has no such site of its own.
-        """
-        calls = [n for n in self.traced.graph.nodes if n.op == "call_module" and n.target == layer]
-        if not calls:
-            raise KeyError(f"the network has no layer {layer}")
-        node = calls[0]
-        if at == "in":
-            return node
-        found = node if at == "conv" else None
-        while len(node.users) == 1:
-            node = next(iter(node.users))
-            module = self.module(str(node.target)) if node.op == "call_module" else None
-            target_name = getattr(node.target, "__name__", str(node.target))
-            kind = type(module).__name__.lower() if module is not None else target_name
-            if str(node.target).startswith("gate_"):
-                if str(node.target).endswith(f"_{at}"):
-                    found = node  # a later gate sees what an earlier one made
-                continue
-            if found is not None:
-                break
-            is_norm = isinstance(module, NORMS)
-            if (kind in ACTIVATIONS and at == "act") or (is_norm and at == "norm"):
-                found = node
-                continue
-            passes = is_norm or isinstance(module, nn.Identity | nn.Dropout)
-            if not passes and not (through_add and kind == "add"):
-                break
-        if found is None:
-            raise Unsupported(f"{layer} has no site '{at}' of its own")
-        return found
+        """See `sites.find_site`."""
+        return find_site(self.traced, layer, at, through_add)
 
     def has_site(self, layer: str, at: Site) -> bool:
         try:
@@ -218,6 +146,8 @@ class Network(nn.Module):
         labels = next(n for n in graph.nodes if n.target == "labels")
         node, name = self.site(layer, at, through_add), f"gate_{self._gates}_{at}"
         self._gates += 1  # a counter: names must not be used twice while others live
+        if is_channels_last(self.traced, layer):
+            gate = ChannelsFirst(gate)
         self.traced.add_submodule(name, gate)
         if at != "in":
             return insert_after(graph, node, name, (node, labels))
@@ -248,13 +178,23 @@ class Network(nn.Module):
         per_unit[own] = factor
         if not torch.equal(per_unit[own], factor):
             raise Unsupported(f"{layer}: channels that go together need one factor")
-        for name in self.group_of(layer).readers:
+        for name in direct_readers(self.traced, layer):
             units = self.map.reads[name]
             column = torch.where(units < 0, 1.0, per_unit[units.clamp(min=0)])
-            weight = self.weight(name)
+            weight: nn.Parameter = self.module(name).weight  # type: ignore[assignment]
+            if is_depthwise(self.module(name)):  # one filter per channel, next to the gate
+                weight.mul_(column.to(weight).reshape(-1, 1, 1, 1))
+                continue
             column = column[: weight.shape[1]]  # grouped: every group holds the same units
             shape = (1, -1, *[1] * (weight.dim() - 2))
             weight.mul_(column.to(weight).reshape(shape))
+
+    @torch.no_grad()
+    def scale_writer(self, layer: str, factor: Tensor) -> None:
+        weight, bias = self.weight(layer), self.bias(layer)
+        weight.mul_(factor.to(weight).reshape(-1, *[1] * (weight.dim() - 1)))
+        if bias is not None:
+            bias.mul_(factor.to(bias))
 
     @torch.no_grad()
     def scale_norm(self, layer: str, factor: Tensor) -> None:
@@ -271,7 +211,8 @@ class Network(nn.Module):
             module = self.module(name)
             is_reader = isinstance(module, (*WEIGHTED, Shortcut)) and not is_depthwise(module)
             if is_reader and bool((units >= 0).any()):
-                found[name] = Mask(alive(units, kept).to(device), module)
+                flat = isinstance(module, nn.Linear) and not is_channels_last(self.traced, name)
+                found[name] = Mask(alive(units, kept).to(device), flat)
         return found
 
     def mask(self, group: str, keep: tuple[int, ...]) -> None:

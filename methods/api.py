@@ -64,7 +64,7 @@ class Network(Protocol):
     """A private, traced copy of the dense network. Train it, scale it, overwrite its weights:
     only the plan changes shapes."""
 
-    layers: tuple[str, ...]  # prunable convolutions within the scope
+    layers: tuple[str, ...]  # prunable within the scope: convolutions, and linear layers on maps
     convs: tuple[str, ...]  # every convolution
     groups: tuple[ChannelGroup, ...]  # within the scope, in execution order
 
@@ -78,8 +78,9 @@ class Network(Protocol):
 
     def module(self, layer: str) -> nn.Module: ...
 
-    def weight(self, layer: str) -> nn.Parameter:
-        """(C_out, C_in, k, k), or (K, C_in) of a linear reader."""
+    def weight(self, layer: str) -> Tensor:
+        """(C_out, C_in, k, k), k = 1 for a linear layer in `layers`; (K, C_in) of a linear reader.
+        Changes of it in place are changes of the network."""
         ...
 
     def bias(self, layer: str) -> nn.Parameter | None: ...
@@ -102,7 +103,12 @@ class Network(Protocol):
         ...
 
     def scale_readers(self, layer: str, factor: Tensor) -> None:
-        """Input columns of every reader of the layer's channels *= factor (C,)."""
+        """What the layers next to this one read of its channels *= factor (C,): their input
+        columns, or the filters of a depthwise one."""
+        ...
+
+    def scale_writer(self, layer: str, factor: Tensor) -> None:
+        """The layer's own filters and bias *= factor (C,)."""
         ...
 
     def scale_norm(self, layer: str, factor: Tensor) -> None:

@@ -36,7 +36,16 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
                 module.bias.copy_(0.3 * normal(module.bias))
                 module.running_mean.copy_(0.3 * normal(module.running_mean))
                 module.running_var.copy_(positive(module.running_var))
+        for parameter in parameters_of_their_own(model):  # layer scale starts at 1e-6
+            parameter.copy_(positive(parameter))
     return model
+
+
+def parameters_of_their_own(model: nn.Module) -> list[nn.Parameter]:
+    """Those that belong to no layer with weights and no norm."""
+    layers = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
+    owned = {id(p) for m in model.modules() if isinstance(m, layers) for p in m.parameters()}
+    return [p for p in model.parameters() if id(p) not in owned]
 
 
 def random_model(arch: str, seed: int = 0) -> nn.Module:
@@ -47,8 +56,8 @@ def random_network(arch: str, scope: Scope = "inner", seed: int = 0) -> Network:
     return Network(random_model(arch, seed), EXAMPLE, scope).eval()
 
 
-def images(count: int, seed: int = 1) -> Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+def images(count: int, seed: int = 1, size: int = 32) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
 def random_plan(net: Network, seed: int = 0, low: float = 0.3, high: float = 0.7) -> Plan:
