@@ -65,8 +65,8 @@ class _ShortcutPruner(torch_pruning.pruner.function.BasePruningFunc):
         return layer.width_in
 
 
-def couple(model: nn.Module, example: Tensor, heads: list[str]) -> ChannelMap:
-    """Index maps of the traced model.
+def couple(model: fx.GraphModule, example: Tensor, heads: list[str]) -> ChannelMap:
+    """Index maps of the traced model. A group has the name of the layer that writes it first.
 
     Raises:
         Unsupported: grouped convolutions with different group counts in one coupled set, or a
@@ -76,6 +76,7 @@ def couple(model: nn.Module, example: Tensor, heads: list[str]) -> ChannelMap:
     model = copy.deepcopy(model).requires_grad_(True)
     names = {module: name for name, module in model.named_modules()}
     parameters = {id(p): name for name, p in model.named_parameters()}
+    order = {str(n.target): place for place, n in enumerate(model.graph.nodes)}
     graph = _library_graph(model, example)
 
     def fixed(size: Any) -> dict[str, Tensor]:
@@ -96,7 +97,10 @@ def couple(model: nn.Module, example: Tensor, heads: list[str]) -> ChannelMap:
             continue
         convs = [m for m, *_ in parts if isinstance(m, nn.Conv2d)]
         counts = {m.groups for m in convs if 1 < m.groups < m.in_channels}
-        width, name = len(parts[0][2]) // max(counts, default=1), names[parts[0][0]]
+        width = len(parts[0][2]) // max(counts, default=1)
+        outputs = [m for m, handler, *_ in parts if graph.is_out_channel_pruning_fn(handler)]
+        writers = [m for m in outputs if isinstance(m, WEIGHTED) and not is_depthwise(m)]
+        name = min((names[m] for m in writers), key=order.__getitem__, default=names[parts[0][0]])
         if len(counts) > 1 or width == 0:
             raise Unsupported(f"grouped convolutions around {name} cannot be pruned together")
         for module, handler, channels, roots in parts:

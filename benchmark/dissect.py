@@ -8,7 +8,6 @@ dense network and the scores come from `stages/`, or are made again.
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,15 +41,10 @@ from benchmark.spec import digest
 from benchmark.store import Store
 from benchmark.verdict import Say
 from methods import build
-from methods.api import Method, Plan, Site
+from methods.api import Method, Plan
 
 MOST_IMAGES = 5000  # looked at: more change nothing
 MOST_PIXELS = 64  # side of a thumbnail; smaller images keep their size
-SITES: tuple[Site, ...] = (
-    "act",
-    "norm",
-    "conv",
-)  # where a channel is read: the first that the layer has
 
 
 # ---- what channels react to ----------------------------------------------------------------------
@@ -79,20 +73,13 @@ def images_of(data: Data) -> Seen:
 def activations(net: Network, source: BatchSource, rows: Tensor) -> dict[str, np.ndarray]:
     """(N, C) per layer: mean of each map over its positions; where no ReLU of its own follows, what
     one would let through."""
-    sites = {n: next(at for at in SITES if net.has_site(n, at)) for n in net.layers}
     parts: dict[str, list[np.ndarray]] = {n: [] for n in net.layers}
     net.eval()
-    with contextlib.ExitStack() as stack:
-        taps = [
-            stack.enter_context(net.tapped(at, own))
-            for at in SITES
-            if (own := tuple(n for n in net.layers if sites[n] == at))
-        ]
+    with net.tapped({n: net.last_site(n) for n in net.layers}) as maps:
         for chunk in rows.split(EVAL_BATCH):
             net(source.batch(chunk)[0])
-            for maps in taps:
-                for name, found in maps.items():
-                    parts[name].append(found.clamp(min=0).mean((2, 3)).cpu().numpy())
+            for name, found in maps.items():
+                parts[name].append(found.clamp(min=0).mean((2, 3)).cpu().numpy())
     return {n: np.concatenate(p) for n, p in parts.items()}
 
 

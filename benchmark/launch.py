@@ -19,6 +19,7 @@ from benchmark.grid import write_grid
 from benchmark.network import Network
 from benchmark.options import Options
 from benchmark.pool import run_tasks, worker_count
+from benchmark.preflight import traced
 from benchmark.progress import GridProgress, counted
 from benchmark.store import Store
 from benchmark.sweep import Cell
@@ -81,13 +82,14 @@ def preflight(cells: list[Cell], options: Options) -> Network:
     and here rather than in every cell.
 
     Raises:
-        BadInput: the checkpoint does not fit, or no target can be reached.
+        BadInput: the network cannot be followed, the checkpoint does not fit, or no target can be
+            reached.
     """
     spec = cells[0].spec
     model = baseline.new_model(spec)
     if options.checkpoint is not None:
         load_weights(model, read_checkpoint(options.checkpoint), str(options.checkpoint))
-    net = Network(model, baseline.example(spec), spec.scope)
+    net = traced(model, baseline.example(spec), spec.scope, spec.arch.name)
     _check_targets(cells, net)
     return net
 

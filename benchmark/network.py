@@ -85,6 +85,20 @@ class Network(nn.Module):
             raise Unsupported(f"{layer} is followed by {type(module).__name__}, not BatchNorm2d")
         return module
 
+    def norm_scales(self, layer: str) -> Tensor:
+        if self.has_site(layer, "norm"):
+            return self.norm(layer).weight.detach().abs()
+        units, norms = self.map.writes[layer], self.norms().items()
+        scales = {n: m for n, m in norms if isinstance(m, nn.BatchNorm2d) and m.affine}
+        total = torch.zeros(self.map.total + 1, dtype=torch.float64)  # the last one: fixed channels
+        seen = torch.zeros(self.map.total + 1, dtype=torch.bool)
+        for name, norm in scales.items():
+            total.index_add_(0, self.map.writes[name], norm.weight.detach().abs().double().cpu())
+            seen[self.map.writes[name]] = True
+        if not bool(seen[units].all()):
+            raise Unsupported(f"no batch norm sees the channels of {layer}")
+        return total[units].float().to(self.weight(layer).device)
+
     def norms(self) -> dict[str, nn.Module]:
         found = {n: self.module(n) for n in self._modules_in_order()}
         return {n: m for n, m in found.items() if isinstance(m, NORMS)}
@@ -108,23 +122,28 @@ class Network(nn.Module):
         """See `sites.find_site`."""
         return find_site(self.traced, layer, at, through_add)
 
-    def has_site(self, layer: str, at: Site) -> bool:
+    def has_site(self, layer: str, at: Site, through_add: bool = False) -> bool:
         try:
-            self.site(layer, at)
+            self.site(layer, at, through_add)
         except Unsupported:
             return False
         return True
 
+    def last_site(self, layer: str, through_add: bool = False) -> Site:
+        found: tuple[Site, ...] = ("act", "norm")
+        return next((s for s in found if self.has_site(layer, s, through_add)), "conv")
+
     @contextlib.contextmanager
     def gated(
-        self, gates: Mapping[str, Gate], at: Site, through_add: bool = False
+        self, gates: Mapping[str, Gate], at: Site | Mapping[str, Site], through_add: bool = False
     ) -> Iterator[None]:
         """Within the block the gates are part of the network; its code is the same before and
         after."""
         added: list[fx.Node] = []
         try:
             for layer, gate in gates.items():
-                added.append(self._insert(layer, gate, at, through_add))
+                site = at if isinstance(at, str) else at[layer]
+                added.append(self._insert(layer, gate, site, through_add))
             self.traced.recompile()
             yield
         finally:
@@ -159,7 +178,10 @@ class Network(nn.Module):
 
     @contextlib.contextmanager
     def tapped(
-        self, at: Site, layers: tuple[str, ...] | None = None, through_add: bool = False
+        self,
+        at: Site | Mapping[str, Site],
+        layers: tuple[str, ...] | None = None,
+        through_add: bool = False,
     ) -> Iterator[dict[str, Tensor]]:
         store: dict[str, Tensor] = {}
         taps = {n: Tap(store, n) for n in (self.layers if layers is None else layers)}

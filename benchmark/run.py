@@ -20,6 +20,8 @@ from benchmark.launch import preflight, run_grid
 from benchmark.listing import added_line, show_grid, show_list
 from benchmark.options import Options, options_from
 from benchmark.paired import CROSSED_SEEDS
+from benchmark.preflight import report as report_on
+from benchmark.preflight import summary
 from benchmark.progress import counting
 from benchmark.state import OPEN
 from benchmark.store import Store
@@ -129,7 +131,10 @@ def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) ->
     runnable = [c for c in cells if not c.blocked]
     jobs = at_once(options)
     if runnable:
-        preflight(runnable, options)
+        net = preflight(runnable, options)
+        found = report_on(net, runnable[0].spec.arch.name, options.min_width)
+        for line in summary(found):
+            screen.print(line, highlight=False, soft_wrap=True)
     if dry_run:
         show_grid(cells, options, jobs, screen)
         if options.executor == "slurm":

@@ -93,13 +93,31 @@ class Network(Protocol):
         """Every normalisation layer by name."""
         ...
 
-    def has_site(self, layer: str, at: Site) -> bool: ...
-    def gated(self, gates: Mapping[str, Gate], at: Site) -> AbstractContextManager[None]: ...
+    def norm_scales(self, layer: str) -> Tensor:
+        """(C,) |weight| of the layer's own batch norm; where it has none (pre-activation, dense
+        connections), summed over the batch norms that its channels pass. Raises Unsupported where
+        there is none."""
+        ...
+
+    def has_site(self, layer: str, at: Site, through_add: bool = False) -> bool: ...
+
+    def last_site(self, layer: str, through_add: bool = False) -> Site:
+        """The last place before the layer's map joins others: `act`, or `norm` or `conv` where no
+        activation of its own follows."""
+        ...
+
+    def gated(
+        self, gates: Mapping[str, Gate], at: Site | Mapping[str, Site]
+    ) -> AbstractContextManager[None]: ...
 
     def tapped(
-        self, at: Site, layers: tuple[str, ...] | None = None, through_add: bool = False
+        self,
+        at: Site | Mapping[str, Site],
+        layers: tuple[str, ...] | None = None,
+        through_add: bool = False,
     ) -> AbstractContextManager[dict[str, Tensor]]:
-        """Maps (N, C, H, W) per layer, new at each forward pass; .grad after backward."""
+        """Maps (N, C, H, W) per layer, new at each forward pass; .grad after backward. A mapping
+        gives each layer its own site."""
         ...
 
     def scale_readers(self, layer: str, factor: Tensor) -> None:

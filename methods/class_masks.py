@@ -1,9 +1,10 @@
-"""Class-wise masks as gates of a network, and what they let through of the labels."""
+"""Class-wise masks as gates of a network, what they let through of the labels, and the official
+search by their votes."""
 
 import torch
 from torch import Tensor, nn
 
-from methods.api import Network, Trainer
+from methods.api import Budget, Network, Plan, Scores, Trainer
 from methods.kit import mean_and_interval
 
 
@@ -68,3 +69,21 @@ def leakage(net: Network, mixing: Mixing, trainer: Trainer) -> dict[str, dict[st
         "true_minus_wrong_label": mean_and_interval(found["true"] - found["wrong"]),
         "true_label_minus_unmasked": mean_and_interval(found["true"] - found["plain"]),
     }
+
+
+def official_search(net: Network, scores: Scores, budget: Budget) -> Plan:
+    """The first of the thresholds 0.90, 0.89, ... of all votes that meets the target (METHODS 1.4);
+    the last one tried where none does."""
+    pool = torch.cat([s.cpu() for s in scores.values()]).sort(descending=True).values
+    keep: dict[str, tuple[int, ...]] = {}
+    for percent in range(90, 0, -1):
+        threshold = pool[max(0, int(len(pool) * percent / 100) - 1)]
+        for group in net.groups:
+            score = scores[group.layers[0]].cpu()
+            floor = max(1, int(group.width * budget.min_keep))
+            width = max(int((score >= threshold).sum()), floor)
+            order = torch.sort(score, descending=True, stable=True).indices
+            keep[group.name] = tuple(sorted(order[:width].tolist()))
+        if 1 - net.macs(Plan(keep).widths()) / net.macs() >= budget.macs_cut:
+            break
+    return Plan(keep)

@@ -19,7 +19,8 @@ class HRank(Method):
         net.eval()
         images = 0
         # a residual block's last convolution is judged by the block's output, as the code does
-        with torch.no_grad(), net.tapped("act", through_add=True) as maps:
+        sites = {n: net.last_site(n, through_add=True) for n in net.layers}
+        with torch.no_grad(), net.tapped(sites, through_add=True) as maps:
             for x, _ in trainer.batches(images=self.num_images):
                 net(x)
                 images += len(x)

@@ -92,7 +92,7 @@ def patches(x: Tensor, layer: nn.Module, places: Tensor, columns: int) -> Tensor
     """Inputs of the outputs at flat positions (N, P), maps being `columns` wide -> (N * P, C_in,
     k * k): columns of `F.unfold` for a convolution, everything (k = 1) for a linear layer."""
     if not isinstance(layer, nn.Conv2d):
-        return at_places(x, places)[:, :, None]
+        return (x if x.dim() == 2 else at_places(x, places))[:, :, None]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
     down, right = (

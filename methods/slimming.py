@@ -40,7 +40,7 @@ class Slimming(Method):
             trainer.note("median_gamma_change", float(change))
             if change < INACTIVE:
                 trainer.note("label", "BN-scale (sparsity inactive)")
-        return {n: net.norm(n).weight.detach().abs().clone() for n in net.layers}
+        return {n: net.norm_scales(n).clone() for n in net.layers}
 
     @property
     def prepares(self) -> bool:

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from methods.api import Allocation, Budget, Method, Network, Plan, Scores, Trainer
-from methods.class_masks import ClassMask, Mixing, leakage
+from methods.api import Allocation, Budget, Method, Network, Plan, Scores, Site, Trainer
+from methods.class_masks import ClassMask, Mixing, leakage, official_search
 
 COUNT_MARGIN = 0.01  # of the `count` vote
 
@@ -58,7 +58,7 @@ class WhiteBox(Method):
             idle = torch.cat([m.idle for m in masks.values()]).sum()
             return self.sparsity * norms + 0.0 * idle  # a zero gradient, so that decay acts
 
-        with net.gated(masks, at=self.at):
+        with net.gated(masks, at={n: self._site(net, n) for n in net.layers}):
             trainer.fit(
                 net,
                 self.mask_epochs,
@@ -69,6 +69,10 @@ class WhiteBox(Method):
             )
             trainer.note("leakage", leakage(net, mixing, trainer))
         return masks
+
+    def _site(self, net: Network, layer: str) -> Site:
+        """Where no activation of the layer's own follows: behind its norm, else behind itself."""
+        return net.last_site(layer) if self.at == "act" else "conv"
 
     def count_votes(self, mask: Tensor, idle: Tensor) -> Tensor:
         """(K, C) -> (C,), larger = keep."""
@@ -89,7 +93,8 @@ class WhiteBox(Method):
                 net.scale_norm(layer, vote / 2)
             else:
                 guide = vote * (classes + 1) / (2 * classes) / masks[layer].divisor
-                net.scale_readers(layer, guide)
+                at_conv = self._site(net, layer) == "conv"
+                (net.scale_writer if at_conv else net.scale_readers)(layer, guide)
         if self.fold == "norm" and self.dead_masks:
             for layer in _dead(net, masks):
                 net.scale_norm(layer, _dead_vote(net, layer, masks, classes) / 2)
@@ -107,21 +112,3 @@ def _dead(net: Network, masks: dict[str, ClassMask]) -> list[str]:
 def _dead_vote(net: Network, layer: str, masks: dict[str, ClassMask], classes: int) -> Tensor:
     idle = next(iter(masks.values())).idle.detach()
     return (classes * idle).expand(len(net.weight(layer)))
-
-
-def official_search(net: Network, scores: Scores, budget: Budget) -> Plan:
-    """The first of the thresholds 0.90, 0.89, ... of all votes that meets the target (METHODS 1.4);
-    the last one tried where none does."""
-    pool = torch.cat([s.cpu() for s in scores.values()]).sort(descending=True).values
-    keep: dict[str, tuple[int, ...]] = {}
-    for percent in range(90, 0, -1):
-        threshold = pool[max(0, int(len(pool) * percent / 100) - 1)]
-        for group in net.groups:
-            score = scores[group.layers[0]].cpu()
-            floor = max(1, int(group.width * budget.min_keep))
-            width = max(int((score >= threshold).sum()), floor)
-            order = torch.sort(score, descending=True, stable=True).indices
-            keep[group.name] = tuple(sorted(order[:width].tolist()))
-        if 1 - net.macs(Plan(keep).widths()) / net.macs() >= budget.macs_cut:
-            break
-    return Plan(keep)

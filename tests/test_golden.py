@@ -93,7 +93,8 @@ def compare(found: Any, stored: Any, same_machine: bool, where: str) -> None:
     """Equal here; on another kind of processor, numbers may differ by rounding."""
     if isinstance(stored, dict) and "keep" in stored and not same_machine:
         pairs = [(set(found["keep"][g]), set(k)) for g, k in stored["keep"].items()]
-        share = sum(len(a & b) for a, b in pairs) / max(1, sum(len(b) for _, b in pairs))
+        kept = sum(len(b) for _, b in pairs)
+        share = sum(len(a & b) for a, b in pairs) / kept if kept else 1.0
         assert share >= 0.9, f"{where}: only {share:.0%} of the kept channels are the same"
         return
     if isinstance(stored, dict):

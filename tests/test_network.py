@@ -740,7 +740,7 @@ class LambdaPad(Small):
     [
         (Padded(12), r"pad moves channels at pad\b"),
         (Halved(4), "(chunk|getitem) moves channels at"),
-        (LambdaPad(), r"Lambda moves channels at shortcut\b"),
+        (LambdaPad(), r"Lambda moves channels at module shortcut\b"),
         (DropsInTraining(), r"self\.training .*dropout"),
         (Branches(), r"self\.training .*neg"),
         (Looks(), "control flow"),
