@@ -227,6 +227,9 @@ def main(
     results: Annotated[Path, typer.Option(help="Where the records are.")] = Path("results"),
     data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="The weights they started from.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="A user's own network: FILE.py:FUNCTION.")
+    ] = None,
     method_file: Annotated[Path | None, typer.Option(help="A user's own method.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. Default: as then.")] = None,
 ) -> int:
@@ -240,7 +243,7 @@ def main(
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
     words = {"data_dir": data_dir, "checkpoint": checkpoint, "device": device}
-    jobs = [job_of(find_run(run, results), words, method_file, False) for run in runs]
+    jobs = [job_of(find_run(run, results), words, method_file, False, arch) for run in runs]
     for job in jobs:
         check_scores(job)
         check_writable(job.root)

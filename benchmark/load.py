@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from benchmark import baseline
+from benchmark import archs, baseline
 from benchmark import block as blocks
 from benchmark.derived import TABLES, read_whole
 from benchmark.encoding import weights_digest
@@ -64,11 +64,14 @@ def load_results(results: str | Path = "results") -> Results:
     return Results(Path(results))
 
 
-def load_pruned(run: str | Path, results: str | Path = "results") -> nn.Module:
+def load_pruned(
+    run: str | Path, results: str | Path = "results", arch: str | None = None
+) -> nn.Module:
     """The pruned, recovered network of a run, in eval mode.
 
     `run` is a run id (or the start of one) or a run's folder. Inputs are (N, 3, S, S) normalised
-    as `record.spec.data` says.
+    as `record.spec.data` says. A network from a file of your own is named again, as
+    `arch="mynet.py:build"`.
 
     Raises:
         BadInput: no such run, several runs match, its files were damaged, or its weights were
@@ -84,6 +87,8 @@ def load_pruned(run: str | Path, results: str | Path = "results") -> nn.Module:
             f"the weights of run {record.run_id} are not kept under {root / 'stages'}; "
             f"make them again with: {one_line(record.command)}"
         )
+    if arch is not None:
+        archs.find(arch)
     try:
         model = rebuild(record.spec, plan)
         model.load_state_dict(weights.tensors)

@@ -49,6 +49,7 @@ class Options(BaseModel):
     batch_size: int | None = Field(None, ge=2)
     set: dict[str, Any] = {}
     checkpoint: Path | None = None
+    pretrained: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     threads: int = Field(1, ge=1, le=1024)

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmark import baseline, data, differences, environment
+from benchmark import archs, baseline, data, differences, environment
 from benchmark.cli import FAILED, INTERRUPTED, complain, console, run_app
 from benchmark.context import Context, set_threads_and_determinism
 from benchmark.data import Data
@@ -56,9 +56,15 @@ class Job:
 # ---- from a record to a job ----------------------------------------------------------------------
 
 
-def job_of(folder: Path, words: dict[str, Any], method_file: Path | None, reuse_dense: bool) -> Job:
+def job_of(
+    folder: Path,
+    words: dict[str, Any],
+    method_file: Path | None,
+    reuse_dense: bool,
+    arch: str | None = None,
+) -> Job:
     """Everything that can be refused before images are read. `words`: data_dir, checkpoint and
-    device as given.
+    device as given; `arch`: a user's own network, as FILE.py:FUNCTION.
 
     Raises:
         BadInput: the record is not whole, or this code or these files are not those of the record.
@@ -74,6 +80,8 @@ def job_of(folder: Path, words: dict[str, Any], method_file: Path | None, reuse_
         words = words | {"device": "cpu"}  # as recorded, also where there is a GPU
     options = options_from(data_words(spec) | {k: v for k, v in words.items() if v is not None})
     check_checkpoint(spec, options.checkpoint)
+    if arch is not None:
+        archs.find(arch)  # from now on this process knows the network of that file
     baseline.new_model(spec)  # another structure is answered now
     return Job(recorded, entry, options, results_of(folder), reuse_dense)
 
@@ -271,6 +279,9 @@ def main(
     data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="The weights it started from.")] = None,
     method_file: Annotated[Path | None, typer.Option(help="A user's own method.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="A user's own network: FILE.py:FUNCTION.")
+    ] = None,
     into: Annotated[Path | None, typer.Option(help="New directory to run in and keep.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. Default: as then.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep what was made here.")] = False,
@@ -285,7 +296,7 @@ def main(
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
     words = {"data_dir": data_dir, "checkpoint": checkpoint, "device": device}
-    job = job_of(find_run(run, results), words, method_file, reuse_dense)
+    job = job_of(find_run(run, results), words, method_file, reuse_dense, arch)
     try:
         with scratch(job.root, into, keep, say) as place:
             return reproduce(job, place, screen, say)

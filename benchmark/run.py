@@ -22,6 +22,7 @@ from benchmark.options import Options, options_from
 from benchmark.paired import CROSSED_SEEDS
 from benchmark.preflight import report as report_on
 from benchmark.preflight import summary
+from benchmark.pretrained import normalisation_note, with_pretrained
 from benchmark.progress import counting
 from benchmark.state import OPEN
 from benchmark.store import Store
@@ -34,7 +35,10 @@ def main(
     methods: Annotated[
         str | None, typer.Option(help="Comma list of names, 'all', or a path to your own .py.")
     ] = None,
-    arch: Annotated[str | None, typer.Option(help="See --list archs.")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="A name of --list archs, timm/NAME, torchvision/NAME, FILE.py:FUNCTION."),
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="See --list datasets.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
     data_name: Annotated[str | None, typer.Option(help="Name of an image folder's data.")] = None,
@@ -73,6 +77,10 @@ def main(
         typer.Option("--set", help="METHOD.FIELD=V, recovery.FIELD=V or baseline.FIELD=V."),
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Start from trained weights.")] = None,
+    pretrained: Annotated[
+        bool | None,
+        typer.Option("--pretrained", help="Start from weights of timm or torchvision."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of a cell. Default 1.")] = None,
@@ -126,7 +134,11 @@ def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) ->
     """The whole job; returns the exit code."""
     options = on_site(options)
     check_writable(options.results)
+    from_library = options.pretrained
+    options = with_pretrained(options)
     data = _load(options, screen)
+    if from_library and (note := normalisation_note(options.arch, data.identity)):
+        screen.print(note, highlight=False, soft_wrap=True)
     cells = expand(options, data)
     runnable = [c for c in cells if not c.blocked]
     jobs = at_once(options)

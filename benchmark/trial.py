@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,9 +46,9 @@ class Outcome:
     gradient_images: int  # that passed through the network with gradients enabled
 
 
-def method_of(entry: Entry, epochs: float) -> Method:
-    """The method with its defaults, shares of the budget resolved."""
-    return build(entry, entry.resolved(entry.params(), epochs))
+def method_of(entry: Entry, epochs: float, params: Mapping[str, Any] | None = None) -> Method:
+    """The method with its defaults but for `params`, shares of the budget resolved."""
+    return build(entry, entry.resolved(entry.params() | dict(params or {}), epochs))
 
 
 def prune(
@@ -58,13 +59,14 @@ def prune(
     seed: int = 0,
     prepare: Callable[[Network], None] = lambda net: None,
     watch: Callable[[Trainer], None] = lambda trainer: None,
+    params: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Let the method choose channels of a new network, by its own allocation."""
     net, trainer = bench.network(network_seed), bench.trainer(seed)
     prepare(net)
     watch(trainer)
     trainer.use(net)
-    method = method_of(entry, trainer.epochs)
+    method = method_of(entry, trainer.epochs, params)
     budget = Budget(bench.macs_cut, bench.min_keep, method.allocations[0])
     try:
         with metered(net) as seen:

@@ -9,11 +9,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from benchmark.data import PUBLISHED
 from benchmark.errors import BadInput
+from benchmark.images import Triple
 
 SOURCES = ("torchvision", "timm")
 IMAGE_SIZE = 224
+HALVES: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # Auxiliary heads train the inner layers of these two; they are no part of the network that is used.
+# Their weights are ports that expect images on -1..1, which the libraries' pipelines convert to.
 _TORCHVISION: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
@@ -69,12 +73,11 @@ def pretrained(source: str, name: str) -> dict[str, Tensor]:
         if source == "timm":
             import timm
 
-            model = timm.create_model(name, pretrained=True)
+            model: nn.Module = timm.create_model(name, pretrained=True)
         else:
             import torchvision
 
-            weights = torchvision.models.get_model_weights(name).DEFAULT
-            return dict(weights.get_state_dict(progress=False, check_hash=True))
+            model = torchvision.models.get_model(name, weights="DEFAULT")
     except Exception as error:  # downloads fail in many ways: hub, URL, certificate, no weights
         said = " ".join(str(error).split())[:200]
         raise BadInput(
@@ -82,6 +85,18 @@ def pretrained(source: str, name: str) -> dict[str, Tensor]:
             f"{said}): download them where there is a network, and give the file by --checkpoint"
         ) from error
     return dict(model.state_dict())
+
+
+def normalisation(source: str, name: str) -> tuple[Triple, Triple]:
+    """Mean and standard deviation, on the 0..1 scale, of the images its weights were trained on."""
+    if source == "timm":
+        import timm
+
+        found = timm.get_pretrained_cfg(name)
+        if found is not None:
+            mean, std = (tuple(float(v) for v in part) for part in (found.mean, found.std))
+            return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+    return HALVES if name in _TORCHVISION else PUBLISHED["imagenet"]
 
 
 def _create(source: str, name: str, num_classes: int) -> nn.Module:

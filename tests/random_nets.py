@@ -10,42 +10,10 @@ from torch import Tensor, nn
 from benchmark.archs import build
 from benchmark.coupling import ChannelMap
 from benchmark.network import Network, Scope
+from benchmark.randomise import randomise
 from methods.api import Plan
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
-
-
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights, biases, batch-norm factors and statistics, none at a value that hides a mistake."""
-    draw = torch.Generator().manual_seed(seed)
-
-    def normal(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=draw)
-
-    def positive(like: Tensor) -> Tensor:
-        return 0.5 + torch.rand(like.shape, generator=draw)
-
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                module.weight.copy_(normal(module.weight) * (2 / module.weight[0].numel()) ** 0.5)
-                if module.bias is not None:
-                    module.bias.copy_(0.3 * normal(module.bias))
-            elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                module.weight.copy_(positive(module.weight))
-                module.bias.copy_(0.3 * normal(module.bias))
-                module.running_mean.copy_(0.3 * normal(module.running_mean))
-                module.running_var.copy_(positive(module.running_var))
-        for parameter in parameters_of_their_own(model):  # layer scale starts at 1e-6
-            parameter.copy_(positive(parameter))
-    return model
-
-
-def parameters_of_their_own(model: nn.Module) -> list[nn.Parameter]:
-    """Those that belong to no layer with weights and no norm."""
-    layers = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
-    owned = {id(p) for m in model.modules() if isinstance(m, layers) for p in m.parameters()}
-    return [p for p in model.parameters() if id(p) not in owned]
 
 
 def random_model(arch: str, seed: int = 0) -> nn.Module:

@@ -1,0 +1,300 @@
+"""`python -m benchmark.matrix`: every method on every architecture, each pair really run.
+
+A pair is supported if the method chooses channels within its budget, the masked network equals the
+smaller one, the analytic cost equals fvcore's, and the smaller network learns (DECISIONS 35).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from torch import nn
+from torch.nn import functional as F
+
+from benchmark import archs, flops
+from benchmark.archs import structure_hash
+from benchmark.checkpoint import seed_everything
+from benchmark.cli import DONE, FAILED, console, run_app
+from benchmark.conformance import TWIN
+from benchmark.errors import BadInput
+from benchmark.files import write_text
+from benchmark.images import BatchSource, DataIdentity, Images
+from benchmark.ledger import Ledger
+from benchmark.matrixpage import ELSEWHERE, readme_with, render
+from benchmark.network import Network
+from benchmark.progress import counted
+from benchmark.randomise import randomise
+from benchmark.spec import Recipe
+from benchmark.sweep import find_methods
+from benchmark.trainer import Trainer
+from benchmark.trial import Bench, NotApplicable, prune
+from methods import Entry, all_names, find
+from methods.api import Unsupported
+
+CLASSES, TRAIN, VAL, BATCH = 10, 64, 32, 16
+EPOCHS = 4.0  # 256 images: 64 train masks, 128 train scales, 12 are looked at
+TARGET = 0.3
+SIZE = 64  # of images for networks that are made for 224
+STEPS, RATE = 5, 1e-3
+OFFICIAL = "official"  # variants that do what the authors' code does
+EFFECT = 1e-3  # what pruning must change at least, relative to the largest logit
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pair. `supported` is `yes`, `no` (n/a, with its reason) or `broken`."""
+
+    arch: str
+    structure: str
+    method: str
+    revision: int
+    supported: str
+    reason: str = ""
+    reduction: float | None = None  # reached, of TARGET
+    twin: float | None = None  # largest relative difference of masked and smaller network
+    first_loss: float | None = None
+    last_loss: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """A cell of another structure or revision must be run again."""
+        return self.arch, self.structure, self.method, self.revision
+
+
+class Broken(Exception):
+    """A pair that should work and does not."""
+
+
+def synthetic(size: int) -> tuple[DataIdentity, Images, Images]:
+    """Noise with a pattern per class: 64 images to train on, 32 to validate."""
+    draw = torch.Generator().manual_seed(1)
+    pattern = F.interpolate(torch.randn(CLASSES, 3, 4, 4, generator=draw), size, mode="bilinear")
+
+    def images(count: int, first: int) -> Images:
+        labels = torch.arange(count) % CLASSES
+        noise = torch.randn(count, 3, size, size, generator=draw)
+        pixels = (128 + 40 * pattern[labels] + 40 * noise).clamp(0, 255).to(torch.uint8)
+        return Images(pixels, labels, torch.arange(first, first + count))
+
+    identity = DataIdentity(
+        name="synthetic", content_hash="synthetic", image_size=size, num_classes=CLASSES,
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), pad=2, flip=True, split_hash="synthetic",
+    )  # fmt: skip
+    return identity, images(TRAIN, 0), images(VAL, TRAIN)
+
+
+def bench_of(label: str) -> Bench:
+    """A new network of the architecture, and trainers on synthetic images of its size.
+
+    Raises:
+        BadInput, Unsupported: there is none, or it cannot be followed.
+    """
+    arch = archs.find(label)
+    size = arch.image_size if 0 < arch.image_size <= SIZE else SIZE
+    torch.manual_seed(0)
+    net = Network(arch.build(CLASSES), torch.zeros(1, 3, size, size))
+    identity, train, val = synthetic(size)
+
+    def trainer(seed: int) -> Trainer:
+        return Trainer(
+            train=BatchSource(train, identity),
+            val=BatchSource(val, identity),
+            num_classes=CLASSES,
+            recipe=Recipe(epochs=EPOCHS, lr=0.01, batch_size=BATCH),
+            seed=seed,
+            data_hash=identity.content_hash,
+            ledger=Ledger(round(EPOCHS * TRAIN), TRAIN),
+        )
+
+    return Bench(lambda seed: net.copy(), trainer, val, macs_cut=TARGET)
+
+
+def run_cell(label: str, entry: Entry, bench: Bench) -> Cell:
+    """The method on the architecture."""
+    dense = bench.network(0)
+    structure, name = structure_hash(dense.dense()), archs.find(label).name
+    start = (name, structure, entry.label, entry.cls.revision)
+    short = {field: share * EPOCHS for field, share in entry.cls.shares.items()}
+    try:
+        done = prune(entry, bench, params=short)
+        done.net.unmask()
+        losses = learn(done.net.remove(done.plan), bench.trainer(0))
+        twin = twin_error(done.net, done.plan, bench.trainer(0))
+        removed = done.net.remove(done.plan)
+        x, _ = bench.trainer(0).train.batch(torch.arange(1))
+        if done.net.macs(done.plan.widths()) != flops.cost(removed, x).macs:
+            raise Broken("analytic cost and fvcore differ")
+    except (NotApplicable, Unsupported) as reason:
+        return Cell(*start, "no", str(reason))
+    except Exception as error:
+        return Cell(*start, "broken", " ".join(f"{type(error).__name__}: {error}".split())[:300])
+    reached = 1 - done.net.macs(done.plan.widths()) / done.net.macs()
+    return Cell(*start, "yes", "", round(reached, 4), float(f"{twin:.1e}"), *losses)
+
+
+def learn(model: nn.Module, trainer: Trainer) -> tuple[float, float]:
+    """Loss of one batch before and after a few steps on it.
+
+    Raises:
+        Broken: it is not finite, or does not fall.
+    """
+    x, y = trainer.train.batch(torch.arange(BATCH))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    losses = []
+    model.train()
+    for _ in range(STEPS + 1):
+        seed_everything(0)  # dropout: the same loss is compared
+        loss = F.cross_entropy(model(x), y)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    if not all(map(math.isfinite, losses)) or losses[-1] >= losses[0]:
+        raise Broken(f"the pruned network does not learn: losses {losses[0]:g} to {losses[-1]:g}")
+    return round(losses[0], 4), round(losses[-1], 4)
+
+
+@torch.no_grad()
+def twin_error(net: Network, plan: object, trainer: Trainer) -> float:
+    """Largest difference of the masked and the smaller network, with random weights everywhere,
+    relative to the largest logit.
+
+    Raises:
+        Broken: it is too large, or pruning changes nothing, so that it says nothing.
+    """
+    randomise(net.traced)
+    net.eval()
+    x, _ = trainer.train.batch(torch.arange(4))
+    small, dense = net.remove(plan).eval()(x), net(x)  # type: ignore[arg-type]
+    with net.gated(net.masks(plan), at="in"):  # type: ignore[arg-type]
+        masked = net(x)
+    largest = small.abs().max().clamp(min=1e-12)
+    error = float((masked - small).abs().max() / largest)
+    if not error <= TWIN:
+        raise Broken(f"masked and smaller network differ by {error:.1e} of the largest logit")
+    if float((dense - small).abs().max() / largest) < EFFECT:
+        raise Broken("pruning changes nothing")
+    return error
+
+
+def read_cells(path: Path) -> list[Cell]:
+    """Cells of a file; none where there is no file."""
+    if not path.is_file():
+        return []
+
+    def number(text: str) -> float | None:
+        return float(text) if text else None
+
+    with path.open(newline="") as file:
+        return [
+            Cell(
+                row["arch"], row["structure"], row["method"], int(row["revision"]),
+                row["supported"], row["reason"],
+                *(number(row[n]) for n in ("reduction", "twin", "first_loss", "last_loss")),
+            )
+            for row in csv.DictReader(file)
+        ]  # fmt: skip
+
+
+def write_cells(path: Path, cells: Iterable[Cell]) -> None:
+    """All cells, sorted."""
+    import io
+
+    file = io.StringIO()
+    writer = csv.DictWriter(file, [f.name for f in fields(Cell)], lineterminator="\n")
+    writer.writeheader()
+    for cell in sorted(cells, key=lambda c: (c.arch, c.method)):
+        writer.writerow({k: "" if v is None else v for k, v in asdict(cell).items()})
+    write_text(path, file.getvalue())
+
+
+def labels_of(words: str | None) -> list[str]:
+    """Architectures of a comma list; all of ours and those of other libraries that are tested."""
+    if words is None:
+        return [*archs.ARCHS, *ELSEWHERE]
+    return [w.strip() for w in words.split(",") if w.strip()]
+
+
+def entries_of(words: str | None) -> list[Entry]:
+    """Methods of a comma list; all that remove channels, and the official variants."""
+    if words is not None:
+        return find_methods(w.strip() for w in words.split(","))
+    found = [find(label) for label in all_names()]
+    return [e for e in found if e.cls.allocations != ("none",) and e.variant in ("", OFFICIAL)]
+
+
+def run_all(
+    labels: list[str], entries: list[Entry], known: list[Cell], out: Path, screen: Console
+) -> list[Cell]:
+    """What is not known yet, kept after each architecture."""
+    cells = {cell.key: cell for cell in known}
+    for number, label in enumerate(labels):
+        started = time.perf_counter()
+        name = archs.find(label).name
+        structure = structure_hash(archs.find(label).build(CLASSES))
+        wanted = [e for e in entries if (name, structure, e.label, e.cls.revision) not in cells]
+        if not wanted:
+            continue
+        bench = bench_of(label)
+        done = [run_cell(label, entry, bench) for entry in wanted]
+        cells = {
+            k: c for k, c in cells.items()
+            if not any((c.arch, c.method) == (d.arch, d.method) for d in done)
+        }  # fmt: skip
+        cells |= {cell.key: cell for cell in done}
+        write_cells(out, cells.values())
+        bad = [c for c in done if c.supported == "broken"]
+        said = "; ".join(f"{c.method} broken: {c.reason}" for c in bad) or "nothing broken"
+        screen.print(
+            f"{number + 1}/{len(labels)} {label}: {counted(len(done), 'pair')} in "
+            f"{time.perf_counter() - started:.0f} s, {said}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    return list(cells.values())
+
+
+def main(
+    arch: Annotated[str | None, typer.Option(help="Comma list; default: all.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Comma list; default: all.")] = None,
+    out: Annotated[Path, typer.Option(help="The results, as CSV.")] = Path("docs/support.csv"),
+    again: Annotated[bool, typer.Option("--again", help="Also what is known.")] = False,
+    readme: Annotated[Path | None, typer.Option(help="File that shows the table.")] = None,
+) -> int:
+    """Run every method on every architecture, and write which pairs work and why others do not.
+
+    Example: python -m benchmark.matrix --arch resnet20 --methods l1norm,hrank --out support.csv
+    """
+    torch.set_num_threads(1)
+    if out.suffix != ".csv":
+        raise BadInput(f"--out {out}: give a .csv file")
+    labels, entries = labels_of(arch), entries_of(methods)
+    for label in labels:
+        archs.find(label)  # unknown names are answered at once
+    screen = console()
+    known = [] if again else read_cells(out)
+    cells = run_all(labels, entries, known, out, screen)
+    write_cells(out, cells)
+    write_text(out.with_suffix(".md"), render(cells))
+    if readme is not None:
+        write_text(readme, readme_with(readme.read_text(), cells))
+    broken = sum(c.supported == "broken" for c in cells)
+    screen.print(
+        f"{len(cells)} pairs: {sum(c.supported == 'yes' for c in cells)} supported, "
+        f"{sum(c.supported == 'no' for c in cells)} not applicable, {broken} broken; see "
+        f"{out.with_suffix('.md')}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    return FAILED if broken else DONE
+
+
+if __name__ == "__main__":
+    run_app(main)
