@@ -6,10 +6,13 @@ smaller one, the analytic cost equals fvcore's, and the smaller network learns (
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import math
+import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +49,7 @@ TARGET = 0.3
 SIZE = 64  # of images for networks that are made for 224
 STEPS, RATE = 5, 1e-3
 OFFICIAL = "official"  # variants that do what the authors' code does
+MINUTES = 3
 EFFECT = 1e-3  # what pruning must change at least, relative to the largest logit
 
 
@@ -72,6 +76,26 @@ class Cell:
 
 class Broken(Exception):
     """A pair that should work and does not."""
+
+
+class TooSlow(Exception):
+    """A method that does not come to an end soon."""
+
+
+@contextlib.contextmanager
+def at_most(minutes: float) -> Iterator[None]:
+    """Raises TooSlow in the block after so much CPU time."""
+
+    def ring(*_: object) -> None:
+        raise TooSlow
+
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, 60 * minutes)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def synthetic(size: int) -> tuple[DataIdentity, Images, Images]:
@@ -125,7 +149,8 @@ def run_cell(label: str, entry: Entry, bench: Bench) -> Cell:
     start = (name, structure, entry.label, entry.cls.revision)
     short = {field: share * EPOCHS for field, share in entry.cls.shares.items()}
     try:
-        done = prune(entry, bench, params=short)
+        with at_most(MINUTES):
+            done = prune(entry, bench, params=short)
         done.net.unmask()
         losses = learn(done.net.remove(done.plan), bench.trainer(0))
         twin = twin_error(done.net, done.plan, bench.trainer(0))
@@ -135,6 +160,8 @@ def run_cell(label: str, entry: Entry, bench: Bench) -> Cell:
             raise Broken("analytic cost and fvcore differ")
     except (NotApplicable, Unsupported) as reason:
         return Cell(*start, "no", str(reason))
+    except TooSlow:
+        return Cell(*start, "no", f"takes more than {MINUTES} minutes of CPU on these few images")
     except Exception as error:
         return Cell(*start, "broken", " ".join(f"{type(error).__name__}: {error}".split())[:300])
     reached = 1 - done.net.macs(done.plan.widths()) / done.net.macs()
@@ -207,8 +234,6 @@ def read_cells(path: Path) -> list[Cell]:
 
 def write_cells(path: Path, cells: Iterable[Cell]) -> None:
     """All cells, sorted."""
-    import io
-
     file = io.StringIO()
     writer = csv.DictWriter(file, [f.name for f in fields(Cell)], lineterminator="\n")
     writer.writeheader()

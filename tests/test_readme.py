@@ -48,9 +48,32 @@ def test_commands_are_accepted(
         assert block is not None
         (tmp_path / "mine.py").write_text(block.group(1))
         words = [w.replace("mine,", f"{tmp_path / 'mine.py'},") for w in words]
+    if "mynet" in command:
+        (tmp_path / "mynet.py").write_text(own_network())
+        words = [w.replace("./mynet.py", str(tmp_path / "mynet.py")) for w in words]
     if "--list" not in words:
         words += ["--results", str(tmp_path), "--dry-run"]
     assert invoke(run.main, words) == DONE
+
+
+NETWORKS = (ROOT / "docs/networks.md").read_text(encoding="utf-8")
+
+
+def own_network() -> str:
+    """The example of docs/networks.md."""
+    block = re.search(r"```python\n(from torch import nn.*?)```", NETWORKS, re.DOTALL)
+    assert block is not None
+    return block.group(1)
+
+
+def test_the_commands_about_networks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mynet.py").write_text(own_network())
+    commands = re.findall(r"^    (python -m benchmark\.[^\n]+)", NETWORKS, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        _, _, module, *words = shlex.split(command)
+        assert invoke(importlib.import_module(module).main, words) == DONE, command
 
 
 def test_the_example_method_runs_and_fits_in_25_lines(tmp_path: Path) -> None:

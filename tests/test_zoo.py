@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import copy
 import random
+from pathlib import Path
 
 import pytest
 import torch
-from random_nets import images, random_plan, randomise, relative, units_of
+from random_nets import images, random_plan, relative, units_of
+from test_execute import make_spec
 from torch import Tensor, nn
 
 from benchmark import archs, flops, zoo
+from benchmark.context import Context
+from benchmark.data import Data
 from benchmark.errors import BadInput
+from benchmark.evaluation import evaluate
+from benchmark.execute import run_one
+from benchmark.images import BatchSource
+from benchmark.load import load_pruned
+from benchmark.matrix import synthetic
 from benchmark.network import Network, Scope
+from benchmark.randomise import randomise
 from benchmark.sites import direct_readers
+from benchmark.spec import Recipe
+from benchmark.store import Store
+from methods import find
 from methods.api import Plan, Site, Unsupported
 
 SIZE = 64
@@ -198,3 +211,24 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(BadInput, match=r"timm/resnet18 .*\(OSError: no network\): .*--checkpoint"):
         zoo.pretrained("timm", "resnet18")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", GROUPS)
+def test_a_whole_run(label: str, tmp_path: Path) -> None:
+    """Dense training, pruning, recovery and record, at 32 x 32, where the largest take seconds."""
+    identity, train, val = synthetic(32)
+    data = Data(identity, tuple("abcdefghij"), train, val, val)
+    short = Recipe(epochs=1, lr=0.01, batch_size=16)
+    spec = make_spec(
+        arch=archs.identity_of(label, identity.num_classes), data=identity, flops_reduction=0.3,
+        budget_epochs=1, recovery=short, baseline=short,
+    )  # fmt: skip
+    run_one(spec, find("l1norm"), Context(Store(tmp_path), data))
+    record = Store(tmp_path).read(spec)
+    assert abs(record.flops_reduction - 0.3) <= 0.005
+    assert record.pruned.macs < record.dense.cost.macs
+    network = load_pruned(record.run_id, tmp_path)
+    assert flops.cost(network, torch.zeros(1, 3, 32, 32)) == record.pruned
+    found = evaluate(network, BatchSource(val, identity))
+    assert found.top1 == record.final.test_top1

@@ -1,0 +1,163 @@
+"""The support matrix: its cells can fail, its file is kept, its page shows it, README has it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmark import archs, matrix
+from benchmark.archs import ARCHS, structure_hash
+from benchmark.cli import invoke
+from benchmark.errors import BadInput
+from benchmark.matrix import Broken, Cell, learn, read_cells, twin_error, write_cells
+from benchmark.matrixpage import BEGIN, ELSEWHERE, END, body, general, readme_with, render
+from benchmark.network import Network
+from methods import find
+from methods.api import Plan
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "docs" / "support.csv"
+
+
+def test_a_pair_that_works(tmp_path: Path) -> None:
+    cell = matrix.run_cell("resnet8", find("l1norm"), matrix.bench_of("resnet8"))
+    assert (cell.arch, cell.method, cell.supported, cell.reason) == ("resnet8", "l1norm", "yes", "")
+    assert cell.reduction is not None
+    assert cell.twin is not None
+    assert abs(cell.reduction - matrix.TARGET) < 0.02
+    assert 0 < cell.twin <= 1e-5
+    write_cells(tmp_path / "s.csv", [cell])
+    assert read_cells(tmp_path / "s.csv") == [cell]
+
+
+def test_a_pair_that_does_not_apply_says_why() -> None:
+    bench = matrix.bench_of("torchvision/mobilenet_v2")
+    cell = matrix.run_cell("torchvision/mobilenet_v2", find("cpli"), bench)
+    assert cell.supported == "no"
+    assert "one reader" in cell.reason
+
+
+def test_a_network_that_cannot_learn_is_broken() -> None:
+    bench = matrix.bench_of("resnet8")
+    model = bench.network(0).dense()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.fc.bias.requires_grad_(True)
+    model.fc.bias.register_hook(lambda gradient: -gradient)  # climbs
+    with pytest.raises(Broken, match="does not learn"):
+        learn(model, bench.trainer(0))
+
+
+def test_a_twin_that_differs_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = matrix.bench_of("resnet8")
+    net = bench.network(0)
+    plan = Plan({g.name: tuple(range(g.width // 2)) for g in net.groups})
+    assert twin_error(net, plan, bench.trainer(0)) <= 1e-5
+    with pytest.raises(Broken, match="pruning changes nothing"):
+        twin_error(net, Plan({}), bench.trainer(0))
+    right = Network.masks
+    other = Plan({g.name: tuple(range(g.width // 2 - 1)) for g in net.groups})
+    monkeypatch.setattr(Network, "masks", lambda self, _: right(self, other))
+    with pytest.raises(Broken, match="differ by"):
+        twin_error(net, plan, bench.trainer(0))
+
+
+def test_an_error_is_broken_and_not_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = find("l1norm")
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(entry.cls, "score", fails)
+    cell = matrix.run_cell("resnet8", entry, matrix.bench_of("resnet8"))
+    assert (cell.supported, cell.reason) == ("broken", "RuntimeError: a bug")
+
+
+def test_a_method_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = find("l1norm")
+
+    def forever(*_: object) -> None:
+        while True:
+            torch.zeros(1)
+
+    monkeypatch.setattr(entry.cls, "score", forever)
+    monkeypatch.setattr(matrix, "MINUTES", 0.005)
+    cell = matrix.run_cell("resnet8", entry, matrix.bench_of("resnet8"))
+    assert cell.supported == "no"
+    assert "minutes of CPU" in cell.reason
+
+
+def test_what_is_known_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "s.csv"
+    words = ["--arch", "resnet8", "--methods", "l1norm", "--out", str(out)]
+    assert invoke(matrix.main, words) == 0
+    assert "1 pairs: 1 supported" in capsys.readouterr().out
+    monkeypatch.setattr(matrix, "run_cell", lambda *_: pytest.fail("it was run again"))
+    assert invoke(matrix.main, words) == 0
+    (cell,) = read_cells(out)
+    write_cells(out, [replace(cell, revision=0)])  # as if the method had changed since
+    with pytest.raises(pytest.fail.Exception):
+        invoke(matrix.main, words)
+
+
+def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(matrix.main, ["--out", str(tmp_path / "s.md")]) == 2
+    assert "give a .csv file" in capsys.readouterr().err
+    assert invoke(matrix.main, ["--arch", "resnet9", "--out", str(tmp_path / "s.csv")]) == 2
+    assert invoke(matrix.main, ["--methods", "nothing", "--out", str(tmp_path / "s.csv")]) == 2
+
+
+def test_the_page() -> None:
+    cells = [
+        Cell("resnet20", "s", "a", 1, "yes"),
+        Cell("resnet20", "s", "b", 1, "no", "layer1.0.conv1 has no norm"),
+        Cell("resnet8", "s", "b", 1, "no", "layer2.0.conv1 has no norm"),
+        Cell("resnet8", "s", "a", 1, "broken", "oh"),
+    ]
+    lines = body(cells).splitlines()
+    assert lines[0] == "| architecture | a | b |"
+    assert lines[2:4] == ["| resnet8 | **broken** | [1] |", "| resnet20 | yes | [1] |"]
+    assert "1. (layer) has no norm" in lines
+    assert general("cpli needs one reader") == "cpli needs one reader"
+    page = readme_with(f"before\n{BEGIN}\nold\n{END}\nafter\n", cells)
+    assert body(cells) in page
+    assert "old" not in page
+    with pytest.raises(BadInput, match="no place for the table"):
+        readme_with("nothing here", cells)
+
+
+# ---- what is shipped -----------------------------------------------------------------------------
+
+
+def test_the_shipped_matrix_is_of_today() -> None:
+    """Every pair is there, of the present revision and structure, and none is broken."""
+    cells = {(c.arch, c.method): c for c in read_cells(SHIPPED)}
+    entries = matrix.entries_of(None)
+    for label in (*ARCHS, *ELSEWHERE):
+        arch = archs.find(label)
+        own = [cells.get((arch.name, e.label)) for e in entries]
+        assert all(own), f"{label}: run python -m benchmark.matrix --readme README.md"
+        assert [c.revision for c in own if c] == [e.cls.revision for e in entries]
+        assert all(c.supported != "broken" for c in own if c)
+    assert len(cells) == len(entries) * len((*ARCHS, *ELSEWHERE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", (*ARCHS, *ELSEWHERE))
+def test_the_shipped_matrix_is_of_these_structures(label: str) -> None:
+    model: nn.Module = archs.find(label).build(matrix.CLASSES)
+    own = {c.structure for c in read_cells(SHIPPED) if c.arch == archs.find(label).name}
+    assert own == {structure_hash(model)}
+
+
+def test_pages_show_the_shipped_matrix() -> None:
+    cells = read_cells(SHIPPED)
+    assert (ROOT / "docs" / "support.md").read_text() == render(cells)
+    readme = (ROOT / "README.md").read_text()
+    assert readme == readme_with(readme, cells)
