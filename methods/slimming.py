@@ -29,6 +29,8 @@ class Slimming(Method):
     shares: ClassVar[dict[str, float]] = {"sparse_epochs": 0.5}
 
     def score(self, net: Network, trainer: Trainer) -> Scores:
+        for layer in net.layers:
+            net.norm_scales(layer)  # a layer without a batch norm is told before anything trains
         if self.start == "plain":
             before = _scales(net)
             rates = trainer.learning_rates(self.sparse_epochs)

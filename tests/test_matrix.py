@@ -35,10 +35,10 @@ def test_a_pair_that_works(tmp_path: Path) -> None:
 
 
 def test_a_pair_that_does_not_apply_says_why() -> None:
-    bench = matrix.bench_of("torchvision/mobilenet_v2")
-    cell = matrix.run_cell("torchvision/mobilenet_v2", find("cpli"), bench)
+    label = "timm/convnext_tiny"
+    cell = matrix.run_cell(label, find("slimming"), matrix.bench_of(label))
     assert cell.supported == "no"
-    assert "one reader" in cell.reason
+    assert "no batch norm sees the channels of stages.0.blocks.0.mlp.fc1" in cell.reason
 
 
 def test_a_network_that_cannot_learn_is_broken() -> None:
@@ -88,7 +88,7 @@ def test_a_method_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(matrix, "MINUTES", 0.005)
     cell = matrix.run_cell("resnet8", entry, matrix.bench_of("resnet8"))
     assert cell.supported == "no"
-    assert "minutes of CPU" in cell.reason
+    assert "min of CPU" in cell.reason
 
 
 def test_what_is_known_is_not_run_again(
@@ -149,7 +149,7 @@ def test_the_shipped_matrix_is_of_today() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("label", (*ARCHS, *ELSEWHERE))
+@pytest.mark.parametrize("label", [*ARCHS, *ELSEWHERE])
 def test_the_shipped_matrix_is_of_these_structures(label: str) -> None:
     model: nn.Module = archs.find(label).build(matrix.CLASSES)
     own = {c.structure for c in read_cells(SHIPPED) if c.arch == archs.find(label).name}
