@@ -46,15 +46,16 @@ class Arch:
 
 def _resnet(depth: int, option: Option = "A") -> Arch:
     said = {
-        "A": "zero-padding shortcuts (option A), centred; He et al., CVPR 2016, section 4.2",
-        "B": "shortcuts of 1x1 convolution and batch norm (option B), `shortcut.0` and `shortcut.1`"
-        " in checkpoints; He et al., CVPR 2016, section 4.1",
+        "A": "shortcuts that pad with zeros on both sides (option A); He et al., CVPR 2016, "
+        "section 4.2",
+        "B": "shortcuts of 1x1 convolution and batch norm (option B), shortcut.0 and shortcut.1 in "
+        "checkpoints, as in the CIFAR code that circulates; He et al., CVPR 2016, section 4.1",
     }
     paper = Paper(f"{depth} layers, widths 16, 32, 64, {said[option]}", f"ResNet-{depth}")
     return Arch(lambda k: CifarResNet(depth, k, option=option), 32, paper=paper)
 
 
-_MOBILENET_PRINTS = Printed("94.54e6", "2.24e6", "github pvtien96/CORING README.md @725e75a")
+_MOBILENET_PRINTS = Printed("94.54e6", "2.24e6", "github pvti/CORING README.md @0247c26")
 _MOBILENET = "stride 1 in the stem and at width 24, ReLU6; Sandler et al., CVPR 2018, table 2; "
 
 ARCHS: dict[str, Arch] = {
@@ -83,8 +84,7 @@ ARCHS: dict[str, Arch] = {
         "16 convolutions without bias, with batch norm, one linear layer as head; Network Slimming "
         "(github Eric-mingjie/network-slimming models/vgg.py)",
         "VGG-19",
-        note="398.44 M is what the same network with biases in its convolutions costs where each "
-        "biased output counts one",
+        note="398.44 M is conv + bias + linear of the same network with biases in its convolutions",
     )),
     "googlenet": Arch(CifarGoogLeNet, 32, paper=Paper(
         "stem of one 3x3 convolution of width 192, nine inception modules with batch norm, 5x5 as "
@@ -95,16 +95,16 @@ ARCHS: dict[str, Arch] = {
         "growth 12, three blocks of 12 layers, no bottleneck, no compression; Huang et al., CVPR "
         "2017, section 3 (github lmbxmu/HRankPlus models/cifar10/densenet.py)",
         "DenseNet-40",
-        note="HRankPlus prints 282.00 M for the network that HRank's counter gives 282.92 M",
+        note="282.00 M is perhaps 282.92 M, conv + 2 linear, without its decimals",
     )),
     "mobilenetv2": Arch(CifarMobileNetV2, 32, paper=Paper(
         _MOBILENET + "blocks of stride 1 that change the width have a 1x1 projection as shortcut, "
         "and the first block expands by 1x1: the CIFAR code that circulates (github "
         "kuangliu/pytorch-cifar), whose blocks White-Box uses",
         "MobileNet-V2",
-        note="'about 94 M' is often given for MobileNet-V2 on CIFAR-10 without the rule; fvcore's "
-        "total for this network rounds to 95 M, and 94.54 M fits mobilenetv2-torchvision alone. "
-        "White-Box's dense network has stride 1 at width 32 and costs three times as much",
+        note="94.54 M and 2.24 M are those of mobilenetv2-torchvision, whose layers the code of "
+        "their source has; that fvcore's total of this network is near is chance. White-Box's own "
+        "dense network has stride 1 at width 32, which makes it 304.08 M by conv + linear",
         figures=(_MOBILENET_PRINTS,),
     )),
     "mobilenetv2-identity": Arch(lambda k: CifarMobileNetV2(k, project=False), 32, paper=Paper(
@@ -115,7 +115,8 @@ ARCHS: dict[str, Arch] = {
     "mobilenetv2-torchvision": Arch(
         lambda k: CifarMobileNetV2(k, project=False, expand_first=False), 32, paper=Paper(
             _MOBILENET + "as mobilenetv2-identity, and the first block has no 1x1 expansion: the "
-            "layers of torchvision.models.mobilenet_v2",
+            "layers of torchvision.models.mobilenet_v2 (github pvti/CORING "
+            "main/models/cifar10/mobilenetv2.py)",
             "MobileNet-V2",
             figures=(_MOBILENET_PRINTS,),
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,9 +57,10 @@ class CifarGoogLeNet(nn.Module):
     """GoogLeNet (Szegedy et al., CVPR 2015) with batch norm, for 32 x 32 images: one 3x3
     convolution as stem, nine inception modules, one linear layer, no auxiliary heads."""
 
-    def __init__(self, num_classes: int, modules: dict[str, tuple[int, ...]] = MODULES) -> None:
+    def __init__(
+        self, num_classes: int, modules: Mapping[str, tuple[int, ...]] = MODULES, width: int = 192
+    ) -> None:
         super().__init__()
-        width = 192
         self.pre_layers = nn.Sequential(*steps((3, width, 3)))
         self.names = tuple(modules)
         for name, widths in modules.items():

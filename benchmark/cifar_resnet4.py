@@ -45,7 +45,8 @@ class CifarResNet4(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         width_in = width
         for stage, count in enumerate(blocks):
-            inner, layers = width << stage, []
+            inner = width << stage
+            layers: list[nn.Module] = []
             for i in range(count):
                 stride = 2 if stage and not i else 1
                 if bottleneck:

@@ -53,38 +53,40 @@ class Rule:
 RULES: dict[str, Rule] = {
     "conv + 2 linear": Rule(
         lambda t: t.conv + 2 * t.linear,
-        "linear layers count multiplication and addition apart, convolutions do not: HRank's "
-        "counter and the papers that share it, as far as the figures tell",
+        "linear layers count multiplication and addition apart, convolutions do not: what HRank "
+        "and the papers after it print, as far as the figures tell",
     ),
     "conv + linear": Rule(
         lambda t: t.conv + t.linear,
-        "one per multiply-accumulate, no biases: what this benchmark uses everywhere",
+        "one per multiply-accumulate, no biases: what this benchmark uses",
     ),
     "conv + linear + 2 norm": Rule(
         lambda t: t.conv + t.linear + 2 * t.norm,
-        "and two for each value that passes a batch norm",
+        "the same, and two for every value that passes a batch norm",
     ),
     "fvcore": Rule(
         lambda t: t.conv + t.linear + 2 * t.norm + t.pool + t.rest,
-        "the total of fvcore as it comes: batch norm at two per value, adaptive pooling at one",
+        "the total of fvcore as it comes: the same, and one for every value that adaptive pooling "
+        "reads",
     ),
     "conv + bias + linear": Rule(
         lambda t: t.conv + t.biased + t.linear,
-        "and one for each output value of a convolution with a bias",
+        "conv + linear, and one for every output value of a convolution with a bias",
     ),
     "conv + bias + 2 linear + 2 norm": Rule(
         lambda t: t.conv + t.biased + 2 * t.linear + 2 * t.norm,
-        "like the early releases of thop, as far as the figures tell",
+        "all of these; the early thop counted like this, as far as the figures tell",
     ),
     "conv + bias + 2 linear + 2 norm + pool": Rule(
         lambda t: t.conv + t.biased + 2 * t.linear + 2 * t.norm + t.pool,
-        "the same where the last pooling is a module that is counted",
+        "the same where the last pooling is a module, which thop then counts",
     ),
     "conv + linear + 4 norm": Rule(
         lambda t: t.conv + t.linear + 4 * t.norm,
-        "four for each value that passes a batch norm, like later releases of thop",
+        "four for every value that passes a batch norm; thop 0.1 counted like this, as far as the "
+        "figures tell",
     ),
-}  # fmt: skip
+}
 PARAM_RULES = {
     "no norm": "all parameters but those of batch norm",
     "all": "all parameters",
@@ -126,10 +128,11 @@ def count(model: nn.Module, size: int) -> Dense:
 @torch.no_grad()
 def _biased_outputs(model: nn.Module, example: Tensor) -> int:
     model, sizes = copy.deepcopy(model).eval(), []
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.bias is not None:
-            module.register_forward_hook(lambda _, __, out: sizes.append(out.numel()))
-    model(example)
+    biased = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+    for module in biased:
+        module.register_forward_hook(lambda _, __, out: sizes.append(out.numel()))
+    if biased:
+        model(example)
     return sum(sizes)
 
 
