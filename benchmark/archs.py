@@ -11,31 +11,139 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from benchmark import ownmodel, zoo
-from benchmark.cifar_resnet import CifarResNet, Shortcut
-from benchmark.cifar_vgg import CifarVgg
+from benchmark.cifar_densenet import CifarDenseNet
+from benchmark.cifar_googlenet import CifarGoogLeNet
+from benchmark.cifar_mobilenet import CifarMobileNetV2
+from benchmark.cifar_resnet import CifarResNet, Option, Shortcut
+from benchmark.cifar_resnet4 import CifarResNet4
+from benchmark.cifar_vgg import VGG16, VGG19, CifarVgg, LinearVgg
+from benchmark.conventions import Printed
 from benchmark.errors import BadInput
 from benchmark.spec import ArchIdentity
 
 
 @dataclass(frozen=True)
+class Paper:
+    """What the table of architectures says about a network beside its counts."""
+
+    defined: str  # in one line, with where the definition is from
+    printed: str = ""  # what papers call it, and methods/published.csv with them
+    classes: int = 10  # of the table's row
+    note: str = ""  # why a printed figure differs, where no rule explains it
+    figures: tuple[Printed, ...] = ()  # dense figures that methods/published.csv has not
+
+
+@dataclass(frozen=True)
 class Arch:
-    """A named architecture; published figures as the papers print them (None: none printed)."""
+    """A named architecture."""
 
     build: Callable[[int], nn.Module]  # num_classes -> network
     image_size: int
-    published_macs: float | None = None  # conv + 2 x linear, in units
-    published_params: float | None = None  # without batch-norm weights
     name: str = ""  # in records
     source: str = ""  # hash of a user's own file
+    paper: Paper | None = None  # ours only
 
+
+def _resnet(depth: int, option: Option = "A") -> Arch:
+    said = {
+        "A": "shortcuts that pad with zeros on both sides (option A); He et al., CVPR 2016, "
+        "section 4.2",
+        "B": "shortcuts of 1x1 convolution and batch norm (option B), shortcut.0 and shortcut.1 in "
+        "checkpoints, as in the CIFAR code that circulates; He et al., CVPR 2016, section 4.1",
+    }
+    paper = Paper(f"{depth} layers, widths 16, 32, 64, {said[option]}", f"ResNet-{depth}")
+    return Arch(lambda k: CifarResNet(depth, k, option=option), 32, paper=paper)
+
+
+_MOBILENET_PRINTS = Printed("94.54e6", "2.24e6", "github pvti/CORING README.md @0247c26")
+_MOBILENET = "stride 1 in the stem and at width 24, ReLU6; Sandler et al., CVPR 2018, table 2; "
 
 ARCHS: dict[str, Arch] = {
-    "resnet8": Arch(lambda k: CifarResNet(8, k), 32),
-    "resnet20": Arch(lambda k: CifarResNet(20, k), 32),
-    "resnet32": Arch(lambda k: CifarResNet(32, k), 32),
-    "resnet56": Arch(lambda k: CifarResNet(56, k), 32, 125.49e6, 0.85e6),
-    "resnet110": Arch(lambda k: CifarResNet(110, k), 32, 252.89e6, 1.72e6),
-    "vgg16": Arch(lambda k: CifarVgg(k), 32, 313.73e6, 14.98e6),
+    "resnet8": _resnet(8),
+    "resnet20": _resnet(20),
+    "resnet32": _resnet(32),
+    "resnet44": _resnet(44),
+    "resnet56": _resnet(56),
+    "resnet110": _resnet(110),
+    "resnet20b": _resnet(20, "B"),
+    "resnet32b": _resnet(32, "B"),
+    "resnet44b": _resnet(44, "B"),
+    "resnet56b": _resnet(56, "B"),
+    "resnet110b": _resnet(110, "B"),
+    "vgg16": Arch(CifarVgg, 32, paper=Paper(
+        "13 convolutions with bias and batch norm, head 512-512-K with BatchNorm1d; HRank "
+        "(github lmbxmu/HRankPlus models/cifar10/vgg.py)",
+        "VGG-16",
+    )),
+    "vgg16-linear": Arch(lambda k: LinearVgg(k, VGG16, bias=True), 32, paper=Paper(
+        "as vgg16 with one linear layer as head; White-Box (github zyxxmu/White-Box "
+        "model/vgg_cifar.py)",
+        "VGG-16",
+    )),
+    "vgg19": Arch(lambda k: LinearVgg(k, VGG19, bias=False), 32, paper=Paper(
+        "16 convolutions without bias, with batch norm, one linear layer as head; Network Slimming "
+        "(github Eric-mingjie/network-slimming models/vgg.py)",
+        "VGG-19",
+        note="398.44 M is conv + bias + linear of the same network with biases in its convolutions",
+    )),
+    "googlenet": Arch(CifarGoogLeNet, 32, paper=Paper(
+        "stem of one 3x3 convolution of width 192, nine inception modules with batch norm, 5x5 as "
+        "two 3x3, no auxiliary heads; HRank (github lmbxmu/HRankPlus models/cifar10/googlenet.py)",
+        "GoogLeNet",
+    )),
+    "densenet40": Arch(lambda k: CifarDenseNet(40, k), 32, paper=Paper(
+        "growth 12, three blocks of 12 layers, no bottleneck, no compression; Huang et al., CVPR "
+        "2017, section 3 (github lmbxmu/HRankPlus models/cifar10/densenet.py)",
+        "DenseNet-40",
+        note="282.00 M is perhaps 282.92 M, conv + 2 linear, without its decimals",
+    )),
+    "mobilenetv2": Arch(CifarMobileNetV2, 32, paper=Paper(
+        _MOBILENET + "blocks of stride 1 that change the width have a 1x1 projection as shortcut, "
+        "and the first block expands by 1x1: the CIFAR code that circulates (github "
+        "kuangliu/pytorch-cifar), whose blocks White-Box uses",
+        "MobileNet-V2",
+        note="94.54 M and 2.24 M are those of mobilenetv2-torchvision, whose layers the code of "
+        "their source has; that fvcore's total of this network is near is chance. White-Box's own "
+        "dense network has stride 1 at width 32, which makes it 304.08 M by conv + linear",
+        figures=(_MOBILENET_PRINTS,),
+    )),
+    "mobilenetv2-identity": Arch(lambda k: CifarMobileNetV2(k, project=False), 32, paper=Paper(
+        _MOBILENET + "as mobilenetv2, but shortcuts only where the width stays, as in the paper",
+        "MobileNet-V2",
+        figures=(_MOBILENET_PRINTS,),
+    )),
+    "mobilenetv2-torchvision": Arch(
+        lambda k: CifarMobileNetV2(k, project=False, expand_first=False), 32, paper=Paper(
+            _MOBILENET + "as mobilenetv2-identity, and the first block has no 1x1 expansion: the "
+            "layers of torchvision.models.mobilenet_v2 (github pvti/CORING "
+            "main/models/cifar10/mobilenetv2.py)",
+            "MobileNet-V2",
+            figures=(_MOBILENET_PRINTS,),
+        ),
+    ),
+    "resnet18-cifar": Arch(lambda k: CifarResNet4((2, 2, 2, 2), False, k), 32, paper=Paper(
+        "He et al., CVPR 2016, table 1, with a 3x3 stem of stride 1 and no max pooling (github "
+        "kuangliu/pytorch-cifar models/resnet.py)",
+        "ResNet-18",
+        classes=100,
+    )),
+    "resnet50-cifar": Arch(lambda k: CifarResNet4((3, 4, 6, 3), True, k), 32, paper=Paper(
+        "as resnet18-cifar with bottlenecks, stride in the 3x3 convolution",
+        "ResNet-50",
+        classes=100,
+    )),
+}  # fmt: skip
+
+# Networks of torchvision that papers on ImageNet prune; the table of architectures shows them.
+IMAGENET: dict[str, Paper] = {
+    f"torchvision/{name}": Paper(f"torchvision.models.{name}", printed, 1000)
+    for name, printed in (
+        ("resnet18", "ResNet-18"),
+        ("resnet34", "ResNet-34"),
+        ("resnet50", "ResNet-50"),
+        ("vgg16_bn", "VGG-16"),
+        ("mobilenet_v2", "MobileNet-V2"),
+    )
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,17 +48,32 @@ class Shortcut(nn.Module):
         self.width_in = len(kept_in)
 
 
+Option = Literal["A", "B"]  # He et al., CVPR 2016, section 4.1: zero padding, or projection
+
+
+def make_shortcut(width_in: int, width: int, stride: int, option: Option) -> nn.Module:
+    """What is added to a block's output: the input itself, or the input brought to its shape.
+
+    Option B is a 1x1 convolution and a batch norm, `shortcut.0` and `shortcut.1` in checkpoints.
+    """
+    if stride == 1 and width_in == width:
+        return nn.Identity()
+    if option == "A":
+        return Shortcut(width_in, width, stride)
+    projection = nn.Conv2d(width_in, width, 1, stride, bias=False)
+    return nn.Sequential(projection, nn.BatchNorm2d(width))
+
+
 class BasicBlock(nn.Module):
     """conv3x3-BN-ReLU-conv3x3-BN, plus the shortcut, then ReLU."""
 
-    def __init__(self, width_in: int, width: int, stride: int) -> None:
+    def __init__(self, width_in: int, width: int, stride: int, option: Option = "A") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        same = stride == 1 and width_in == width
-        self.shortcut = nn.Identity() if same else Shortcut(width_in, width, stride)
+        self.shortcut = make_shortcut(width_in, width, stride, option)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -64,24 +81,26 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet for small images, depth = 6 n + 2 (He et al., CVPR 2016, section 4.2), option A."""
+    """ResNet for small images, depth = 6 n + 2 (He et al., CVPR 2016, section 4.2)."""
 
-    def __init__(self, depth: int, num_classes: int, width: int = 16) -> None:
+    def __init__(self, depth: int, num_classes: int, width: int = 16, option: Option = "A") -> None:
         super().__init__()
         if (depth - 2) % 6:
             raise ValueError(f"depth must be 6 n + 2, not {depth}")
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = self._stage(width, width, blocks, 1)
-        self.layer2 = self._stage(width, 2 * width, blocks, 2)
-        self.layer3 = self._stage(2 * width, 4 * width, blocks, 2)
+        self.layer1 = self._stage(width, width, blocks, 1, option)
+        self.layer2 = self._stage(width, 2 * width, blocks, 2, option)
+        self.layer3 = self._stage(2 * width, 4 * width, blocks, 2, option)
         self.fc = nn.Linear(4 * width, num_classes)
         kaiming(self)
 
     @staticmethod
-    def _stage(width_in: int, width: int, blocks: int, stride: int) -> nn.Sequential:
-        first = BasicBlock(width_in, width, stride)
+    def _stage(
+        width_in: int, width: int, blocks: int, stride: int, option: Option
+    ) -> nn.Sequential:
+        first = BasicBlock(width_in, width, stride, option)
         return nn.Sequential(first, *(BasicBlock(width, width, 1) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmark import archs, flops
+from benchmark import archtable
 from benchmark.data import NAMES
 from benchmark.errors import BadInput, NoProbe
 from benchmark.estimate import Forecast, forecast, is_done
@@ -29,7 +28,7 @@ DATASETS = {
 
 def show_list(what: str, console: Console) -> None:
     """Raises BadInput for anything but methods, archs, datasets."""
-    tables = {"methods": _methods, "archs": _archs, "datasets": _datasets}
+    tables = {"methods": _methods, "archs": archtable.console_table, "datasets": _datasets}
     if what not in tables:
         raise BadInput(f"--list {what}: give one of {', '.join(tables)}")
     console.print(tables[what]())
@@ -43,30 +42,6 @@ def _methods() -> Table:
         allocations = "/".join(entry.cls.allocations)
         summary = entry.card.get("variant", {}).get(entry.variant, {}).get("summary")
         table.add_row(label, kind, ",".join(entry.tracks), allocations, summary or docstring(entry))
-    return table
-
-
-def _archs() -> Table:
-    table = Table(
-        "name", "structure", "MACs", "MACs (papers)", "published", "params", "params (papers)",
-        "published",
-        caption="For 32 x 32 images and 10 classes. MACs: conv + linear, as fvcore counts them: "
-        "targets use these. Papers: conv + 2 x linear; parameters without batch norm.",
-    )  # fmt: skip
-    for name, arch in archs.ARCHS.items():
-        model = arch.build(10)
-        size = arch.image_size
-        found = flops.cost(model, torch.zeros(1, 3, size, size))
-        table.add_row(
-            name,
-            archs.structure_hash(model),
-            f"{found.macs / 1e6:.3f} M",
-            f"{found.macs_paper / 1e6:.3f} M",
-            f"{arch.published_macs / 1e6:.2f} M" if arch.published_macs else "-",
-            f"{found.params / 1e6:.3f} M",
-            f"{found.params_paper / 1e6:.3f} M",
-            f"{arch.published_params / 1e6:.2f} M" if arch.published_params else "-",
-        )
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import torch
@@ -47,6 +48,34 @@ def relative(found: Tensor, expected: Tensor) -> float:
     """Largest difference over the largest value."""
     found, expected = found.detach(), expected.detach()
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+def check_twin(
+    model: nn.Module, scope: Scope, seed: int, low: float = 0.3, high: float = 0.7, count: int = 8
+) -> None:
+    """Masked at its readers the network equals the removed one, in all modes and precisions."""
+    net = Network(model, EXAMPLE, scope).eval()
+    plan = random_plan(net, seed, low, high)
+    x = images(count)
+    removed = net.remove(plan)
+    assert type(removed) is type(model)
+    with torch.no_grad():
+        dense = net(x)
+        assert relative(removed(x), dense) > 0.1  # the test is not vacuous
+        with net.gated(net.masks(plan), "in"):
+            assert relative(net(x), removed(x)) <= 1e-5
+        assert torch.equal(net(x), dense)
+
+        exact, small = net.copy().double(), copy.deepcopy(removed).double()
+        with exact.gated(exact.masks(plan), "in"):
+            assert relative(exact(x.double()), small(x.double())) <= 1e-10
+
+        net.train(), removed.train()
+        with net.gated(net.masks(plan), "in"):
+            assert relative(net(x), removed(x)) <= 1e-4
+    later = net.remove(plan).state_dict()  # running statistics moved alike
+    assert later.keys() == removed.state_dict().keys()
+    assert all(torch.allclose(later[k], v, 1e-3, 1e-4) for k, v in removed.state_dict().items())
 
 
 def same_maps(a: ChannelMap, b: ChannelMap) -> bool:
