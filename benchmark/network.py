@@ -297,7 +297,9 @@ class Network(nn.Module):
 
     def limits(self, budget: Budget) -> select.Widths:
         """Full and smallest widths of the groups in scope."""
-        return select.Widths.of({g.name: g.width for g in self.groups}, budget.min_keep)
+        return select.Widths.of(
+            {g.name: g.width for g in self.groups}, budget.min_keep, budget.round_to
+        )
 
     def group_scores(self, scores: Scores, comparable: bool) -> dict[str, Tensor]:
         """Scores of units: mean over the layers that write the group. Layers are put on one scale

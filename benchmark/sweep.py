@@ -15,6 +15,7 @@ from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.options import Options
 from benchmark.recipes import baseline_recipe, card_recipe, override, recovery_recipe
+from benchmark.select import LISTS_ARE_NOT_ROUNDED
 from benchmark.spec import (
     Allocation,
     ArchIdentity,
@@ -143,6 +144,7 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
         scope=options.scope,
         flops_reduction=(0.5 if row.target is None else row.target) if prunes else 0.0,
         min_width=options.min_width,
+        round_to=options.round_to if prunes else 1,
         budget_epochs=budget,
         preparation=row.preparation if method.prepares else "charged",
         recovery=recovery,
@@ -186,6 +188,7 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
         scope=options.scope,
         flops_reduction=target,
         min_width=recipe.get("minimum_width", options.min_width),
+        round_to=options.round_to,
         budget_epochs=prepared + recovery.epochs,
         recovery=recovery,
         baseline=base,
@@ -208,6 +211,10 @@ def _blocked(options: Options, entry: Entry, spec: RunSpec) -> tuple[str, str]:
         return "the total track needs a GPU: a shortened imitation would mislead", "not run"
     if spec.allocation not in (*legal, "listed"):
         return f"{entry.label} supports the allocation {' or '.join(legal)} only", "n/a"
+    if spec.round_to > 1 and spec.allocation == "listed":
+        return LISTS_ARE_NOT_ROUNDED, "n/a"
+    if spec.round_to > 1 and not build_method(entry, spec.method.params).rounds:
+        return f"--round-to: {entry.label} searches its widths itself; leave it at 1", "n/a"
     if spec.start.kind == "random" and options.checkpoint and options.track == "common":
         return "how long the checkpoint was trained is not known, so neither is the budget", "n/a"
     return "", "planned"

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from methods.api import Allocation, Budget, Method, Network, Plan, Scores, Trainer
+from methods.api import Allocation, Budget, Method, Network, Plan, Scores, Trainer, Unsupported
 from methods.class_masks import ClassMask, Mixing, leakage
 
 COUNT_MARGIN = 0.01  # of the `count` vote
@@ -94,6 +94,10 @@ class WhiteBox(Method):
             for layer in _dead(net, masks):
                 net.scale_norm(layer, _dead_vote(net, layer, masks, classes) / 2)
 
+    @property
+    def rounds(self) -> bool:
+        return self.search == "bisect"
+
     def select(self, net: Network, scores: Scores, budget: Budget) -> Plan:
         if self.search == "bisect":
             return net.rank(scores, budget, self.comparable)
@@ -111,7 +115,13 @@ def _dead_vote(net: Network, layer: str, masks: dict[str, ClassMask], classes: i
 
 def official_search(net: Network, scores: Scores, budget: Budget) -> Plan:
     """The first of the thresholds 0.90, 0.89, ... of all votes that meets the target (METHODS 1.4);
-    the last one tried where none does."""
+    the last one tried where none does.
+
+    Raises:
+        Unsupported: multiples are asked for, which the search of the code does not know.
+    """
+    if budget.round_to > 1:
+        raise Unsupported("--round-to: the width search of the official code has no multiples")
     pool = torch.cat([s.cpu() for s in scores.values()]).sort(descending=True).values
     keep: dict[str, tuple[int, ...]] = {}
     for percent in range(90, 0, -1):
