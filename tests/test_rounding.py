@@ -204,6 +204,23 @@ def test_no_other_step_is_nearer(allocation: Allocate) -> None:
         seen.clear()
 
 
+def test_the_plain_solution_rounded_up_is_taken_where_it_lands_nearer() -> None:
+    """No network and scores were found where it does, so with a search made for it."""
+    full = {"a": 8, "b": 8}
+
+    def macs(widths: Mapping[str, int]) -> int:
+        return sum({**full, **widths}.values())
+
+    for kept, expected in ((7, {"a": 4, "b": 8}), (5, {"a": 4, "b": 4})):
+
+        def at(limits: Widths, step: int, kept: int = kept) -> dict[str, int]:
+            both = 4 + 4 * step
+            return {"a": both, "b": both} if limits.round_to > 1 else {"a": 4, "b": kept}
+
+        budget = Budget(1 - (4 + kept) / 16, min_keep=0, round_to=4)
+        assert select._solved(at, 1, Widths.of(full, 0, 4), budget, macs) == expected
+
+
 @pytest.mark.parametrize("row", TABLE, ids=lambda r: f"{r[0]}-{r[1]}")
 def test_the_table_of_the_documentation(row: tuple[Allocate, float, list[str]]) -> None:
     allocation, target, said = row
