@@ -330,8 +330,8 @@ class Network(nn.Module):
     def allocate(self, budget: Budget) -> dict[str, int]:
         limits = self.limits(budget)
         if budget.allocation == "listed":
-            rates = budget.rates or {}
-            return select.listed_widths(limits, {g.name: rates[g.layers[0]] for g in self.groups})
+            rates = select.shared_rates(self.groups, budget.rates or {})
+            return select.listed_widths(limits, rates)
         if budget.allocation == "uniform":
             return select.uniform_widths(limits, budget, self.macs)
         raise Unsupported(f"allocation '{budget.allocation}' needs scores first")

@@ -12,13 +12,13 @@ it by ten points and more.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from methods.api import Budget, Plan, Unsupported
+from methods.api import Budget, ChannelGroup, Plan, Unsupported
 
 TOLERANCE = 0.005  # a target further away than this from all reachable ones is refused
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -109,6 +109,25 @@ def uniform_widths(widths: Widths, budget: Budget, macs: Macs) -> dict[str, int]
         return {g: limits.near(g, share * c, order[g]) for g, c in limits.full.items()}
 
     return _solved(at, steps, widths, budget, macs)
+
+
+def shared_rates(groups: Iterable[ChannelGroup], rates: Mapping[str, float]) -> dict[str, float]:
+    """Rates per group from a list per layer.
+
+    Raises:
+        Unsupported: layers that lose channels together have different rates: the list prunes them
+            one by one, as masks can, and no smaller network is meant by it.
+    """
+    found = {}
+    for group in groups:
+        own = sorted({rates[layer] for layer in group.layers})
+        if len(own) > 1:
+            raise Unsupported(
+                f"the list gives {group.name} and the layers that lose channels with it rates from "
+                f"{own[0]:g} to {own[-1]:g}: use --scope inner"
+            )
+        found[group.name] = own[0]
+    return found
 
 
 def listed_widths(widths: Widths, rates: Mapping[str, float]) -> dict[str, int]:
