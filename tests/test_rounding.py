@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -18,7 +20,7 @@ from random_nets import EXAMPLE, random_network, randomise
 from test_select import SEEDS, draw_scores, reduction
 from torch import Tensor, nn
 
-from benchmark import planning, select
+from benchmark import fairness, planning, select
 from benchmark.cli import BAD_INPUT, invoke
 from benchmark.columns import SPEC
 from benchmark.command import command_of
@@ -314,6 +316,19 @@ def test_rows_say_what_their_widths_are_multiples_of() -> None:
     command = {c.entry.label: command_of(c, options, c.entry.label) for c in cells}
     assert "--round-to 8" in command["l1norm"]
     assert "--round-to" not in command["dense_continue"]
+
+
+def test_a_control_stands_beside_rows_of_the_same_multiples_only() -> None:
+    def stands(allocation: str, control: str) -> bool:
+        row = {"method": "random", "status": "done", "reconstruct": "none", "target": 50.0}
+        view = SimpleNamespace(board=pd.DataFrame([row | {"allocation": control}]))
+        return fairness._stands(cast(Any, view), find("random"), 50.0, allocation)
+
+    eights = "uniform, multiples of 8"
+    assert stands(eights, eights)
+    assert stands("uniform", "uniform")
+    assert not stands(eights, "uniform")
+    assert not stands("uniform", eights)
 
 
 @pytest.mark.parametrize("value", ["0", "-8", "1.5", "x", "4096"])
