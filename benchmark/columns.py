@@ -40,6 +40,11 @@ def _recipe(spec: RunSpec) -> str:
     return digest(apart, 8)
 
 
+def _allocation(spec: RunSpec) -> str:
+    """With what widths are multiples of, where it is not 1."""
+    return spec.allocation + (f", multiples of {spec.round_to}" if spec.round_to > 1 else "")
+
+
 def _board(spec: RunSpec) -> str:
     return digest({k: v for k, v in identity(spec.cell()).items() if k != "method"}, 8)
 
@@ -79,7 +84,7 @@ SPEC: list[tuple[Column, Callable[[RunSpec], Any]]] = [
     (Column("target", "requested FLOPs reduction", "% of dense MACs", 2),
      lambda s: 100 * s.flops_reduction),
     (Column("allocation", "how channels are shared out over layers: global, uniform, listed, none"),
-     lambda s: s.allocation),
+     _allocation),
     (Column("reconstruct", "least-squares refit of the readers after removal: none or ls"),
      lambda s: s.reconstruct),
     (Column("method", "method and variant as typed on the command line"),

@@ -26,6 +26,7 @@ def command_of(cell: Cell, options: Options, label: str) -> str:
         "preparation": [spec.preparation],
         "reconstruct": [spec.reconstruct],
         "precision": spec.precision,
+        "round_to": spec.round_to,
         "allocation": _allocation(cell),
         "controls": False,
     }

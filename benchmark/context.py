@@ -112,4 +112,4 @@ def dense_stage(
 def budget_of(spec: RunSpec, net: Network) -> Budget:
     """What the method must reach."""
     rates = dict(zip(net.convs, spec.rates, strict=True)) if spec.rates else None
-    return Budget(spec.flops_reduction, spec.min_width, spec.allocation, rates)
+    return Budget(spec.flops_reduction, spec.min_width, spec.allocation, rates, spec.round_to)

@@ -198,7 +198,7 @@ def _stands(
     ]
     if set(entry.cls.allocations) != {"none"}:
         rows = rows[rows["target"] == target]
-    if allocation in entry.cls.allocations:
+    if allocation.partition(",")[0] in entry.cls.allocations:  # the rest is what it rounds to
         rows = rows[rows["allocation"] == allocation]
     return len(rows) > 0
 

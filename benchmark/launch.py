@@ -13,6 +13,7 @@ from rich.console import Console
 
 from benchmark import baseline, select
 from benchmark.claims import Busy
+from benchmark.context import budget_of
 from benchmark.errors import BadInput
 from benchmark.estimate import compare, dense_tasks, forecast, is_done
 from benchmark.grid import write_grid
@@ -25,7 +26,6 @@ from benchmark.store import Store
 from benchmark.sweep import Cell
 from benchmark.tasks import task_of
 from benchmark.weights import load_weights, read_checkpoint
-from methods.api import Budget
 
 LONG = 3600.0  # an estimate beyond this is printed before starting
 
@@ -99,16 +99,18 @@ def _check_targets(cells: list[Cell], net: Network) -> None:
     grid can be reached, its cells are left to say so (n/a) and the grid goes on."""
     asked = [c.spec for c in cells if c.spec.allocation not in ("none", "listed")]
     most = {
-        spec.min_width: select.largest_cut(
-            net.limits(Budget(spec.flops_reduction, spec.min_width, spec.allocation)), net.macs
-        )
-        for spec in asked
+        (s.min_width, s.round_to): select.largest_cut(net.limits(budget_of(s, net)), net.macs)
+        for s in asked
     }
-    beyond = [s for s in asked if s.flops_reduction > most[s.min_width] + select.TOLERANCE]
+    beyond = [
+        s for s in asked if s.flops_reduction > most[s.min_width, s.round_to] + select.TOLERANCE
+    ]
     if asked and len(beyond) == len(asked):
         spec = min(beyond, key=lambda s: s.flops_reduction)
+        multiples = f" in multiples of {spec.round_to}" if spec.round_to > 1 else ""
         raise BadInput(
             f"--flops-reduction {spec.flops_reduction:g}: {spec.arch.name} with scope {spec.scope} "
-            f"and a minimum width of {spec.min_width:g} can lose at most "
-            f"{100 * most[spec.min_width]:.1f} % of its FLOPs; ask for less, or lower --min-width"
+            f"and a minimum width of {spec.min_width:g}{multiples} can lose at most "
+            f"{100 * most[spec.min_width, spec.round_to]:.1f} % of its FLOPs; ask for less, or "
+            f"lower --min-width{' or --round-to' if multiples else ''}"
         )

@@ -260,7 +260,9 @@ class Network(nn.Module):
 
     def limits(self, budget: Budget) -> select.Widths:
         """Full and smallest widths of the groups in scope."""
-        return select.Widths.of({g.name: g.width for g in self.groups}, budget.min_keep)
+        return select.Widths.of(
+            {g.name: g.width for g in self.groups}, budget.min_keep, budget.round_to
+        )
 
     def group_scores(self, scores: Scores, comparable: bool) -> dict[str, Tensor]:
         """Scores of units: mean over the layers that write the group. Layers are put on one scale
@@ -291,8 +293,8 @@ class Network(nn.Module):
     def allocate(self, budget: Budget) -> dict[str, int]:
         limits = self.limits(budget)
         if budget.allocation == "listed":
-            rates = budget.rates or {}
-            return select.listed_widths(limits, {g.name: rates[g.layers[0]] for g in self.groups})
+            rates = select.shared_rates(self.groups, budget.rates or {})
+            return select.listed_widths(limits, rates)
         if budget.allocation == "uniform":
             return select.uniform_widths(limits, budget, self.macs)
         raise Unsupported(f"allocation '{budget.allocation}' needs scores first")

@@ -42,6 +42,7 @@ class Options(BaseModel):
     reconstruct: list[Literal["none", "ls"]] = Field(["none"], min_length=1)
     preparation: list[Literal["charged", "free"]] = Field(["charged"], min_length=1)
     min_width: float = Field(0.1, gt=0, lt=1)
+    round_to: int = Field(1, ge=1, le=1024)
     controls: bool = True
     optimistic: bool | None = None
     epochs: float | None = Field(None, gt=0)

@@ -82,8 +82,9 @@ def _check_plan(plan: object, net: Network, budget: Budget) -> None:
         raise BadMethod(f"the plan names the group {strange[0]}, which does not exist")
     if budget.allocation in ("none", "listed"):
         return
+    _check_multiples(plan, net.limits(budget))
     dense = net.macs()
-    unit = max(dense - net.macs({g.name: g.width - 1}) for g in net.groups)
+    unit = max(dense - net.macs({g.name: max(0, g.width - budget.round_to)}) for g in net.groups)
     cut = 1 - net.macs(plan.widths()) / dense
     if cut < budget.macs_cut - max(select.TOLERANCE, 2 * unit / dense):
         raise BadMethod(
@@ -92,10 +93,21 @@ def _check_plan(plan: object, net: Network, budget: Budget) -> None:
         )
 
 
+def _check_multiples(plan: Plan, limits: select.Widths) -> None:
+    widths = {g: w for g, w in plan.widths().items() if g in limits.full}
+    odd = [g for g, w in limits.up(widths).items() if w != widths[g]]
+    if odd:
+        raise BadMethod(
+            f"the plan keeps {widths[odd[0]]} of the {limits.full[odd[0]]} units of {odd[0]}, "
+            f"--round-to {limits.round_to} asks for a multiple: take widths from net.allocate "
+            "or net.rank, or set rounds = False"
+        )
+
+
 def scores_key(spec: RunSpec, prepares: bool = True) -> str:
     """Everything that scoring depends on (DECISIONS 6); how recovery trains matters only to
     methods that train themselves."""
-    apart = {"allocation", "rates", "flops_reduction", "min_width", "reconstruct"}
+    apart = {"allocation", "rates", "flops_reduction", "min_width", "round_to", "reconstruct"}
     if not prepares:
         apart |= {"recovery", "preparation"}
     return digest({k: v for k, v in identity(spec).items() if k not in apart})

@@ -42,7 +42,7 @@ def of_claim(claim: Claim) -> Counted | None:
     method, and meant for this network, data and FLOPs reduction. None: there is no such list."""
     if not (claim.label and claim.arch) or claim.flops_reduction is None:
         return None
-    recipe = methods.find(claim.label).card.get("recipe", {}).get(claim.arch, {})
+    recipe = methods.find(claim.label).recipe(claim.arch)
     away = abs(100 * recipe.get("flops_reduction", 0.0) - float(claim.flops_reduction))
     if recipe.get("dataset") != claim.data or away > SAME_POINT:
         return None

@@ -66,6 +66,9 @@ def main(
         bool | None, typer.Option("--controls/--no-controls", help="Controls beside methods.")
     ] = None,
     min_width: Annotated[float | None, typer.Option(help="Share of a group that stays.")] = None,
+    round_to: Annotated[
+        int | None, typer.Option(help="Kept widths are multiples of it, at equal FLOPs. Default 1.")
+    ] = None,
     optimistic: Annotated[
         bool | None, typer.Option(help="Also note the best test epoch, as papers quote it.")
     ] = None,

@@ -110,11 +110,12 @@ class Seeds(Frozen):
 class RunSpec(Frozen):
     """One cell at one seed.
 
-    `replicas`: parts into which each training batch is cut, each with batch-norm statistics of its
-    own unless `sync_bn`. As many processes, one per GPU, work on them at once, or one in turn.
+    `round_to`: kept widths are multiples of it. `replicas`: parts into which each training batch is
+    cut, each with batch-norm statistics of its own unless `sync_bn`. As many processes, one per
+    GPU, work on them at once, or one in turn.
     """
 
-    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"replicas", "sync_bn"})
+    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"replicas", "sync_bn", "round_to"})
 
     protocol: int = PROTOCOL
     track: Track
@@ -127,6 +128,7 @@ class RunSpec(Frozen):
     scope: Literal["inner", "all"]
     flops_reduction: float = Field(ge=0, lt=1)
     min_width: float = Field(ge=0, lt=1)
+    round_to: int = Field(1, ge=1)
     budget_epochs: float = Field(gt=0)
     preparation: Literal["charged", "free"] = "charged"
     recovery: Recipe

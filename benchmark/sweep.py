@@ -15,6 +15,7 @@ from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.options import Options
 from benchmark.recipes import baseline_recipe, card_recipe, override, recovery_recipe
+from benchmark.select import LISTS_ARE_NOT_ROUNDED
 from benchmark.spec import (
     Allocation,
     ArchIdentity,
@@ -128,7 +129,7 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
         recovery = base.model_copy(update={"epochs": budget})
     params = _params(options, entry, budget, {})
     if options.track == "total" and entry.start == "random":
-        params |= _recipe(entry, arch.name).get("params", {})
+        params |= entry.recipe(arch.name).get("params", {})
     method = build_method(entry, params)
     allocation = _allocation(row)
     prunes = allocation != "none"
@@ -143,6 +144,7 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
         scope=options.scope,
         flops_reduction=(0.5 if row.target is None else row.target) if prunes else 0.0,
         min_width=options.min_width,
+        round_to=options.round_to if prunes else 1,
         budget_epochs=budget,
         preparation=row.preparation if method.prepares else "charged",
         recovery=recovery,
@@ -160,7 +162,7 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
 def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cell:
     """The paper's own recipe from the method's card; overrides are the user's explicit word."""
     entry = row.entry
-    recipe = _recipe(entry, arch.name)
+    recipe = entry.recipe(arch.name)
     phases = recipe.get("recovery", {"epochs": 1, "lr": 0.1})
     place = f"{entry.label}: recipe.{arch.name}"
     recovery = card_recipe(phases, f"{place}.recovery")
@@ -172,7 +174,8 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
         base = card_recipe(recipe.get("baseline") or fallback, f"{place}.baseline")
         base = override(base, _settings(options, "baseline"), "baseline")
     params = _params(options, entry, recovery.epochs, recipe.get("params", {}))
-    prepared = sum(float(params[name]) for name in entry.cls.shares)
+    spent = entry.cls.shares if build_method(entry, params).prepares else ()
+    prepared = sum(float(params[name]) for name in spent)
     rates = tuple(recipe.get("rates", ()))
     target = recipe.get("flops_reduction", 0.5) if row.target is None else row.target
     spec = RunSpec(
@@ -186,6 +189,7 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
         scope=options.scope,
         flops_reduction=target,
         min_width=recipe.get("minimum_width", options.min_width),
+        round_to=options.round_to,
         budget_epochs=prepared + recovery.epochs,
         recovery=recovery,
         baseline=base,
@@ -197,6 +201,8 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
     )
     if not recipe:
         return Cell(spec, entry, f"its card has no recipe for {arch.name}", "n/a")
+    if "blocked" in recipe:
+        return Cell(spec, entry, f"recipe of {arch.name}: {recipe['blocked']}", "n/a")
     return Cell(spec, entry, *_blocked(options, entry, spec))
 
 
@@ -208,6 +214,10 @@ def _blocked(options: Options, entry: Entry, spec: RunSpec) -> tuple[str, str]:
         return "the total track needs a GPU: a shortened imitation would mislead", "not run"
     if spec.allocation not in (*legal, "listed"):
         return f"{entry.label} supports the allocation {' or '.join(legal)} only", "n/a"
+    if spec.round_to > 1 and spec.allocation == "listed":
+        return LISTS_ARE_NOT_ROUNDED, "n/a"
+    if spec.round_to > 1 and not build_method(entry, spec.method.params).rounds:
+        return f"--round-to: {entry.label} searches its widths itself; leave it at 1", "n/a"
     if spec.start.kind == "random" and options.checkpoint and options.track == "common":
         return "how long the checkpoint was trained is not known, so neither is the budget", "n/a"
     return "", "planned"
@@ -251,11 +261,6 @@ def _params(
     except UnknownMethod as error:
         raise BadInput(str(error)) from error
     return params
-
-
-def _recipe(entry: Entry, arch: str) -> dict[str, Any]:
-    found: dict[str, Any] = entry.card.get("recipe", {}).get(arch, {})
-    return found
 
 
 def _recovery_changes(options: Options) -> dict[str, Any]:

@@ -35,7 +35,8 @@ _WORDS_OF_CARDS = {
 _TYPES_OF_CARDS = {
     "title": str, "summary": str, "kind": str, "start": str, "tracks": list, "params": dict,
     "baseline": dict, "recovery": dict, "rates": list, "allocation": str,
-    "flops_reduction": float, "minimum_width": float, "reference": bool,
+    "flops_reduction": float, "minimum_width": float, "reference": bool, "blocked": str,
+    "source": str, "recipe": dict,
 }  # fmt: skip
 
 
@@ -87,6 +88,24 @@ class Entry:
         """Parameters with epochs that were left at 0 set to their share of the budget."""
         shares = {f: round(s * epochs, 6) for f, s in self.cls.shares.items() if not params[f]}
         return dict(params) | shares
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Architectures that `recipe` knows."""
+        return tuple(self._own_recipes() or self.card.get("recipe", {}))
+
+    def recipe(self, arch: str) -> dict[str, Any]:
+        """The paper's own settings for the network of that name in records; empty: the card has
+        none. Recipes of a variant say what differs from the method's; a variant that has some has
+        no others."""
+        if arch not in self.recipes:
+            return {}
+        shared: Mapping[str, Any] = self.card.get("recipe", {}).get(arch, {})
+        return dict(shared) | dict(self._own_recipes().get(arch, {}))
+
+    def _own_recipes(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._variant().get("recipe", {})
+        return found
 
     def _variant(self) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.card.get("variant", {}).get(self.variant, {})
@@ -233,6 +252,10 @@ def parse_card(raw: bytes, place: str) -> dict[str, Any]:
         if not isinstance(tables, dict):
             raise UnknownMethod(f"card {place}: {kind} must be a table of tables")
         parts += [(f"{kind}.{_one_line(name)}", part) for name, part in tables.items()]
+    for name, part in [p for p in parts if p[0].startswith("variant.")]:
+        own = part.get("recipe", {}) if isinstance(part, dict) else {}
+        if isinstance(own, dict):
+            parts += [(f"{name}.recipe.{_one_line(arch)}", found) for arch, found in own.items()]
     for name, part in parts:
         problem = _card_problem(part)
         if problem:

@@ -58,6 +58,7 @@ class Budget:
     min_keep: float = 0.1  # share of every group that stays, at least one unit
     allocation: Allocation = "uniform"
     rates: Mapping[str, float] | None = None  # "listed": removed fraction per layer
+    round_to: int = 1  # widths are multiples of it, or a group's full width (units, not channels)
 
 
 class Network(Protocol):
@@ -220,6 +221,11 @@ class Method:
     def prepares(self) -> bool:
         """Whether images are used for gradient steps before recovery: then it matters who pays."""
         return bool(self.shares)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether its widths follow `Budget.round_to`, as those of `net.rank` and `allocate` do."""
+        return True
 
     def score(self, net: Any, trainer: Any) -> Scores:
         """Door 1: importance (C,) of every prunable layer."""

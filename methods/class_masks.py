@@ -4,7 +4,7 @@ search by their votes."""
 import torch
 from torch import Tensor, nn
 
-from methods.api import Budget, Network, Plan, Scores, Trainer
+from methods.api import Budget, Network, Plan, Scores, Trainer, Unsupported
 from methods.kit import mean_and_interval
 
 
@@ -73,7 +73,13 @@ def leakage(net: Network, mixing: Mixing, trainer: Trainer) -> dict[str, dict[st
 
 def official_search(net: Network, scores: Scores, budget: Budget) -> Plan:
     """The first of the thresholds 0.90, 0.89, ... of all votes that meets the target (METHODS 1.4);
-    the last one tried where none does."""
+    the last one tried where none does.
+
+    Raises:
+        Unsupported: multiples are asked for, which the search of the code does not know.
+    """
+    if budget.round_to > 1:
+        raise Unsupported("--round-to: the width search of the official code has no multiples")
     pool = torch.cat([s.cpu() for s in scores.values()]).sort(descending=True).values
     keep: dict[str, tuple[int, ...]] = {}
     for percent in range(90, 0, -1):

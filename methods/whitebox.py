@@ -99,6 +99,10 @@ class WhiteBox(Method):
             for layer in _dead(net, masks):
                 net.scale_norm(layer, _dead_vote(net, layer, masks, classes) / 2)
 
+    @property
+    def rounds(self) -> bool:
+        return self.search == "bisect"
+
     def select(self, net: Network, scores: Scores, budget: Budget) -> Plan:
         if self.search == "bisect":
             return net.rank(scores, budget, self.comparable)

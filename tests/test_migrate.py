@@ -138,10 +138,10 @@ def test_fields_that_were_added_later_keep_old_run_ids_while_they_hold_their_def
 
 def test_todays_run_ids_leave_out_what_was_added_later_and_nothing_else() -> None:
     spec = synthetic.spec("l1norm", 0)
-    later_fields = {"replicas": 1, "sync_bn": False}
+    later_fields = {"replicas": 1, "sync_bn": False, "round_to": 1}
     assert later_fields.keys() == RunSpec.ADDED_LATER
     assert identity(spec) | later_fields == spec.model_dump(mode="json")
-    changed = spec.model_copy(update={"replicas": 2, "sync_bn": True})
+    changed = spec.model_copy(update={"replicas": 2, "sync_bn": True, "round_to": 8})
     assert identity(changed) == changed.model_dump(mode="json")
 
 

@@ -51,6 +51,7 @@ CHANGES: list[dict[str, Any]] = [
     {"scope": "all"},
     {"flops_reduction": 0.51},
     {"min_width": 0.2},
+    {"round_to": 8},
     {"budget_epochs": 7},
     {"preparation": "free"},
     {"recovery": Recipe(epochs=6, lr=0.03)},
