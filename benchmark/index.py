@@ -30,11 +30,11 @@ from benchmark.layout import (
     Texts,
     layout_of,
     places_in_folder,
-    places_in_shards,
     some,
     stem_of,
 )
 from benchmark.readers import Progress, decoded_rgb, one_line
+from benchmark.shards import places_in_shards
 
 CHUNK = 64  # files of one task for a thread
 COLUMNS = ("file", "offset", "size")
