@@ -6,13 +6,16 @@ loop serves both: it says what it will ask for, then asks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from benchmark.images import DataIdentity
+from benchmark.images import DataIdentity, Images
+
+SAMPLE = 32  # images that tell how long one takes
 
 
 class Source(Protocol):
@@ -68,3 +71,14 @@ class Split(Protocol):
 
     def source(self, identity: DataIdentity, device: str | torch.device = "cpu") -> Source:
         """Batches of these images on a device."""
+
+
+def seconds_per_image(split: Split) -> float:
+    """Of this process, to get an image from where it is; none for those in memory."""
+    if isinstance(split, Images):
+        return 0.0
+    rows = torch.arange(0, len(split), max(1, len(split) // SAMPLE))[:SAMPLE]
+    split.pictures(rows[:1])  # what is imported for the first is not counted
+    started = time.process_time()
+    split.pictures(rows)
+    return (time.process_time() - started) / len(rows)
