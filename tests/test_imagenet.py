@@ -3,9 +3,12 @@ such data."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
+import re
+import shlex
 import signal
 import tarfile
 import time
@@ -277,3 +280,25 @@ def test_the_full_baseline_is_the_recipe_of_90_epochs() -> None:
 def test_workers_on_a_cpu_are_asked_for() -> None:
     assert Options(device="cpu").decoders() == 0
     assert Options(device="cpu", workers=3).decoders() == 3
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs/imagenet.md").read_text("utf-8")
+
+
+def test_the_commands_of_the_page_run(root: Path, tmp_path: Path) -> None:
+    """On images of ours, by the smallest network."""
+    commands = re.findall(r"\$ (python -m benchmark\.[^\n]+)", PAGE)
+    assert len(commands) == 5
+    ours = {"/data/imagenet": str(root), "torchvision/resnet18": "resnet8"}
+    ours |= dict.fromkeys(("results-imagenet", "results-try"), str(tmp_path / "results"))
+    for command in commands:
+        _, _, module, *said = shlex.split(command)
+        said = [ours.get(word, word) for word in said]
+        if module == "benchmark.run":
+            said += ["--device", "cpu", "--jobs", "0", "--image-size", "32"]
+        with mock.patch.object(report, "build", return_value=[]):
+            assert invoke(importlib.import_module(module).main, said) == DONE, command
+    links = re.findall(r"\]\(([^)#]+)\)", PAGE)
+    assert all((Path(__file__).parents[1] / "docs" / link).exists() for link in links)
