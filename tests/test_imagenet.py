@@ -27,6 +27,7 @@ from test_stream import trainer
 from benchmark import dissect, evaluate, files, report, reproduce, run
 from benchmark.checkpoint import Checkpoints
 from benchmark.cli import BAD_INPUT, DONE, invoke
+from benchmark.lifeline import STOP
 from benchmark.options import Options
 from benchmark.recipes import baseline_recipe, recovery_recipe
 from benchmark.schedule import Schedule, rate_at
@@ -169,6 +170,9 @@ def phase(root: str, cache: str, folder: str, workers: int, writes: int = 0) -> 
         if left[0] == 0:
             children = multiprocessing.active_children()
             Path(folder, "children").write_text(" ".join(str(c.pid) for c in children))
+            states = [Path(f"/proc/{c.pid}/status").read_text() for c in children]
+            masks = [line.split()[1] for s in states for line in s.splitlines() if "SigBlk" in line]
+            Path(folder, "masks").write_text(" ".join(masks))
             os.kill(os.getpid(), signal.SIGKILL)
         original[0](place)
 
@@ -212,6 +216,9 @@ def test_killed_and_resumed_ends_the_same_and_no_worker_outlives_it(
         while any(map(alive, children)) and time.monotonic() < until:
             time.sleep(0.1)
         assert not any(map(alive, children))
+        for mask in (tmp_path / "killed/masks").read_text().split():
+            for number in (signal.SIGINT, STOP):
+                assert int(mask, 16) >> (number - 1) & 1  # not for them
     assert start("killed", 2) == 0
     assert tiny.same(wanted, torch.load(tmp_path / "killed/weights.pt"))
 
