@@ -14,11 +14,11 @@ from benchmark.encoding import weights_digest
 from benchmark.environment import hardware_kind
 from benchmark.errors import BadInput
 from benchmark.evaluation import evaluate
-from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.record import Accuracy
 from benchmark.schedule import Schedule, phase_seed, rate_at
+from benchmark.sources import Source
 from benchmark.spec import RunSpec, digest, identity
 from benchmark.store import Stage, Store
 from benchmark.trainer import Trainer
@@ -43,7 +43,7 @@ def stage_key(spec: RunSpec, own_dense: bool = False) -> str:
     content = {
         "protocol": spec.protocol,
         "arch": identity(spec.arch),
-        "data": spec.data.model_dump(mode="json"),
+        "data": identity(spec.data),
         "start": spec.start.model_dump(mode="json"),
         "seed": spec.seeds.dense,
         "precision": spec.precision,
@@ -62,7 +62,7 @@ def dense_stage(
     spec: RunSpec,
     method: Method,
     trainer: Trainer,
-    test: BatchSource,
+    test: Source,
     store: Store,
     checkpoint: Path | None,
 ) -> Stage:
@@ -104,7 +104,7 @@ def example(spec: RunSpec) -> Tensor:
     return torch.zeros(1, 3, spec.data.image_size, spec.data.image_size)
 
 
-def accuracy(model: nn.Module, trainer: Trainer, test: BatchSource) -> Accuracy:
+def accuracy(model: nn.Module, trainer: Trainer, test: Source) -> Accuracy:
     """Test and validation figures of a network as it is."""
     found = evaluate(model, test, team=trainer.team)
     val = trainer.accuracy(model) if len(trainer.val) else None

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from benchmark import slurm
 from benchmark.files import check_writable, write_text
-from benchmark.pool import STOP, run_tasks
+from benchmark.lifeline import STOP
+from benchmark.pool import run_tasks
 from benchmark.progress import GridProgress
 from benchmark.store import Store
 from benchmark.submissions import job_folder

@@ -57,7 +57,7 @@ SPEC: list[tuple[Column, Callable[[RunSpec], Any]]] = [
      lambda s: s.track),
     (Column("data", "name of the data set"), lambda s: s.data.name),
     (Column("data_id", "hash of pixels, labels, image size, normalisation and split"),
-     lambda s: digest(s.data.model_dump(mode="json"), 8)),
+     lambda s: digest(identity(s.data), 8)),
     (Column("arch", "architecture"), lambda s: s.arch.name),
     (Column("structure", "hash of the dense network's structure"), lambda s: s.arch.structure),
     (Column("precision", "number format of training"), lambda s: s.precision),

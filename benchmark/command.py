@@ -9,6 +9,10 @@ from typing import Any
 from benchmark.options import Options
 from benchmark.sweep import Cell, preset_of
 
+# Where and how a grid runs, not what it is.
+ELSEWHERE = {
+    "results", "jobs", "workers", "device", "checkpoint_minutes", "executor", "site",
+}  # fmt: skip
 ALWAYS_SAID = ("methods", "arch", "dataset", "preset", "seeds")  # defaults may change
 
 
@@ -35,7 +39,7 @@ def command_of(cell: Cell, options: Options, label: str) -> str:
     said = chosen.model_dump(mode="json", exclude_defaults=True)
     said |= {name: getattr(chosen, name) for name in ALWAYS_SAID}
     for name, value in said.items():
-        if name in ("results", "jobs", "device", "checkpoint_minutes", "executor", "site"):
+        if name in ELSEWHERE:
             continue
         flag = "--" + name.replace("_", "-")
         if isinstance(value, dict):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,13 +15,13 @@ from benchmark.checkpoint import EVERY, Checkpoints, quiet
 from benchmark.data import Data
 from benchmark.encoding import weights_digest
 from benchmark.errors import never
-from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.record import (
     Accuracy,
     Dense,
 )
+from benchmark.sources import Source
 from benchmark.spec import RunSpec
 from benchmark.store import Stage, Store
 from benchmark.team import ALONE, Team
@@ -56,12 +57,24 @@ def set_threads_and_determinism(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+@contextlib.contextmanager
+def as_in_a_run(threads: int) -> Iterator[None]:
+    """The thread count of a run; what was set before, and the random state, come back after."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def make_trainer(spec: RunSpec, context: Context) -> Trainer:
     """A trainer with the run's budget, recipe and seed, and no test split."""
-    train = BatchSource(context.data.train, spec.data, context.device)
+    train = context.data.train.source(spec.data, context.device)
     return Trainer(
         train=train,
-        val=BatchSource(context.data.val, spec.data, context.device),
+        val=context.data.val.source(spec.data, context.device),
         num_classes=spec.data.num_classes,
         recipe=spec.recovery,
         seed=spec.seeds.run,
@@ -85,9 +98,7 @@ def checkpoints_of(context: Context, kind: str, key: str) -> Checkpoints:
     return context.store.checkpoints(kind, key, context.checkpoint_seconds, context.log)
 
 
-def start(
-    spec: RunSpec, method: Method, test: BatchSource, context: Context
-) -> tuple[Dense, Network]:
+def start(spec: RunSpec, method: Method, test: Source, context: Context) -> tuple[Dense, Network]:
     model, accuracy = baseline.new_model(spec), None
     if spec.start.kind != "random":
         trainer = make_trainer(spec, context)
@@ -101,7 +112,7 @@ def start(
 
 
 def dense_stage(
-    spec: RunSpec, method: Method, trainer: Trainer, test: BatchSource, context: Context
+    spec: RunSpec, method: Method, trainer: Trainer, test: Source, context: Context
 ) -> Stage:
     """The dense network of the run, made on first use by whoever comes first."""
     key = baseline.stage_key(spec, method.own_dense)

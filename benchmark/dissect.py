@@ -30,13 +30,13 @@ from benchmark.encoding import decode
 from benchmark.errors import BadInput
 from benchmark.evaluation import EVAL_BATCH, balanced
 from benchmark.files import check_writable
-from benchmark.images import BatchSource, Images
 from benchmark.load import find_run
 from benchmark.network import Network
 from benchmark.planning import make_plan
 from benchmark.progress import GridProgress
 from benchmark.reproduce import Job, job_of, read_data
 from benchmark.schedule import phase_seed
+from benchmark.sources import Source, Split
 from benchmark.spec import digest
 from benchmark.store import Store
 from benchmark.verdict import Say
@@ -55,7 +55,7 @@ class Seen:
     """The images that channels are judged on."""
 
     split: str
-    images: Images
+    images: Split
     rows: Tensor  # (N,) of the split
     classes: int
 
@@ -63,20 +63,22 @@ class Seen:
 def images_of(data: Data) -> Seen:
     """Validation images, training images where there is no validation split; never test images."""
     split = "val" if len(data.val) else "train"
-    own: Images = getattr(data, split)
+    own: Split = getattr(data, split)
     classes, seed = data.identity.num_classes, phase_seed(0, data.identity.content_hash)
     order = balanced(own.labels, classes, seed)
     return Seen(split, own, order[:MOST_IMAGES].sort().values, classes)
 
 
 @torch.no_grad()
-def activations(net: Network, source: BatchSource, rows: Tensor) -> dict[str, np.ndarray]:
+def activations(net: Network, source: Source, rows: Tensor) -> dict[str, np.ndarray]:
     """(N, C) per layer: mean of each map over its positions; where no ReLU of its own follows, what
     one would let through."""
     parts: dict[str, list[np.ndarray]] = {n: [] for n in net.layers}
     net.eval()
+    chunks = rows.split(EVAL_BATCH)
+    source.ahead(chunks)
     with net.tapped({n: net.last_site(n) for n in net.layers}) as maps:
-        for chunk in rows.split(EVAL_BATCH):
+        for chunk in chunks:
             net(source.batch(chunk)[0])
             for name, found in maps.items():
                 parts[name].append(found.clamp(min=0).mean((2, 3)).cpu().numpy())
@@ -98,7 +100,7 @@ def layers_of(
     scores: dict[str, Tensor],
     plan: Plan,
     seen: Seen,
-    source: BatchSource,
+    source: Source,
     masks: dict[str, Any],
 ) -> dict[str, Layer]:
     """`masks`: encoded (K, C) by layer, of methods that note them."""
@@ -135,7 +137,9 @@ def gallery(layers: dict[str, Layer], seen: Seen) -> dict[str, Any]:
                 "labels": seen.images.labels[rows].tolist(),
             }
         )
-    pictures = {str(row): thumbnail(seen.images.pixels[row]) for row in sorted(shown)}
+    order = sorted(shown)
+    images = seen.images.pictures(torch.tensor(order, dtype=torch.int64))
+    pictures = {str(row): thumbnail(image) for row, image in zip(order, images, strict=True)}
     return {"channels": channels, "thumbnails": pictures}
 
 
@@ -168,7 +172,7 @@ def dissect(job: Job, data: Data, screen: Console, say: Say) -> dict[str, Any]:
             checkpoint=job.options.checkpoint,
             compiled=bool(record.environment.get("compiled", False)),
         )
-        test = BatchSource(data.test, spec.data, context.device)
+        test = data.test.source(spec.data, context.device)
         dense, net = start(spec, method, test, context)
         if dense.weights != record.dense.weights:
             say("  the dense network made here is not that of the record: another kind of machine")
@@ -179,7 +183,7 @@ def dissect(job: Job, data: Data, screen: Console, say: Say) -> dict[str, Any]:
         looked_at = base if dense.accuracy is not None else net  # random weights react to nothing
         recorded = Plan({group: tuple(kept) for group, kept in job.recorded.keep.items()})
         seen = images_of(data)
-        source = BatchSource(seen.images, spec.data, context.device)
+        source = seen.images.source(spec.data, context.device)
         masks = record.method_facts.get("class_masks", {})
         layers = layers_of(looked_at, scores, recorded, seen, source, masks)
         training = diagnostics.over_training(spec, method, base, recorded, context, say)

@@ -153,7 +153,7 @@ class Known:
             optimistic = bool(store.measurements(record.spec, "optimistic"))
             work = Work.of(record.spec, data, optimistic, record.networks_judged)
             past.append(Past.of(record, record.run_id in payers, work))
-        probe = Probe(spec, options.device_here())
+        probe = Probe(spec, options.device_here(), data, options.decoders())
         return cls(store, data, tuple(past), probe, wants_optimistic(options))
 
     def take(self, past: list[Past], *likeness: Callable[[Past], bool]) -> list[Past]:

@@ -12,7 +12,6 @@ from benchmark import archs, baseline, flops
 from benchmark.cli import DONE, console, run_app
 from benchmark.evaluation import evaluate
 from benchmark.files import check_writable
-from benchmark.images import BatchSource
 from benchmark.latency import latency
 from benchmark.options import options_from
 from benchmark.progress import counting
@@ -29,6 +28,7 @@ def main(
     image_size: Annotated[int | None, typer.Option()] = None,
     normalize: Annotated[str, typer.Option()] = "dataset",
     threads: Annotated[int, typer.Option()] = 1,
+    workers: Annotated[int | None, typer.Option(help="As of benchmark.run.")] = None,
     device: Annotated[str, typer.Option()] = "auto",
     results: Annotated[Path, typer.Option(help="Decoded images are cached there.")] = Path(
         "results"
@@ -51,7 +51,7 @@ def main(
     example = torch.zeros(1, 3, size, size)
     price = flops.cost(model, example)
     model = model.to(target).eval()
-    found = evaluate(model, BatchSource(data.test, data.identity, target))
+    found = evaluate(model, data.test.source(data.identity, target))
     speed = latency(model, model, example.to(target))
     images = len(data.test)
     screen.print(f"{checkpoint.name} as {arch} on {data.identity.name}, {images} test images")

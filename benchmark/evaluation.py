@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.images import BatchSource
+from benchmark.sources import Source
 from benchmark.team import ALONE, Team
 
 EVAL_BATCH = 256
@@ -38,14 +38,16 @@ class Found:
 
 @torch.no_grad()
 def evaluate(
-    net: nn.Module, source: BatchSource, batch_size: int = EVAL_BATCH, team: Team = ALONE
+    net: nn.Module, source: Source, batch_size: int = EVAL_BATCH, team: Team = ALONE
 ) -> Evaluation:
     """Exact accuracy in eval mode, float32: counts over images, whatever the batch size. Leaves
     the mode of `net` as it was. A team shares the batches; the sums are those of one process."""
     was_training = net.training
     net.eval()
     batches = torch.arange(len(source)).split(batch_size)
-    own = [_on_batch(net, source, rows) for rows in batches[team.rank :: team.size]]
+    mine = batches[team.rank :: team.size]
+    source.ahead(mine)
+    own = [_on_batch(net, source, rows) for rows in mine]
     net.train(was_training)
     shares = team.gather(own)
     found = [shares[i % team.size][i // team.size] for i in range(len(batches))]
@@ -60,7 +62,7 @@ def evaluate(
     )
 
 
-def _on_batch(net: nn.Module, source: BatchSource, rows: Tensor) -> Found:
+def _on_batch(net: nn.Module, source: Source, rows: Tensor) -> Found:
     x, y = source.batch(rows)
     logits = net(x).float()
     classes = logits.shape[1]
@@ -78,7 +80,7 @@ def _on_batch(net: nn.Module, source: BatchSource, rows: Tensor) -> Found:
 
 
 @torch.no_grad()
-def recalibrate(net: nn.Module, source: BatchSource, rows: Tensor, sizes: tuple[int, ...]) -> None:
+def recalibrate(net: nn.Module, source: Source, rows: Tensor, sizes: tuple[int, ...]) -> None:
     """Replace BN running statistics by their mean over un-augmented batches of these sizes; leaves
     `net` in eval mode."""
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -87,7 +89,9 @@ def recalibrate(net: nn.Module, source: BatchSource, rows: Tensor, sizes: tuple[
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
     net.train()
-    for batch in rows[: sum(sizes)].split(list(sizes)) if sizes else ():
+    batches = rows[: sum(sizes)].split(list(sizes)) if sizes else ()
+    source.ahead(batches)
+    for batch in batches:
         net(source.batch(batch)[0])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -99,8 +103,9 @@ def balanced(labels: Tensor, classes: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     labels = labels[order]
-    place = torch.zeros(len(labels), dtype=torch.int64)
-    for label in range(classes):
-        own = labels == label
-        place[own] = torch.arange(int(own.sum()))
+    by_class = labels.argsort(stable=True)
+    counts = torch.bincount(labels, minlength=classes)
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)  # of its class, in `by_class`
+    place = torch.empty_like(by_class)
+    place[by_class] = torch.arange(len(labels)) - first
     return order[torch.sort(place * classes + labels, stable=True).indices]

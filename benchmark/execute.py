@@ -19,7 +19,6 @@ from benchmark.context import (
 )
 from benchmark.data import Data
 from benchmark.encoding import encode, weights_digest
-from benchmark.images import BatchSource
 from benchmark.latency import latency
 from benchmark.ledger import Ledger
 from benchmark.network import Network
@@ -46,7 +45,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     started = time.perf_counter()
     set_threads_and_determinism(spec.threads)
     method = build_method(entry, spec.method.params)
-    test = BatchSource(context.data.test, spec.data, context.device)
+    test = context.data.test.source(spec.data, context.device)
     dense, net = start(spec, method, test, context)
     trainer = make_trainer(spec, context)
     trainer.use(net)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from benchmark.command import ELSEWHERE
 from benchmark.errors import BadInput
 from benchmark.files import dump_json, write_text
 from benchmark.options import Options
@@ -19,9 +20,6 @@ from benchmark.spec import RunSpec, digest
 from benchmark.store import Store
 from benchmark.sweep import Cell
 from benchmark.tasks import Task, task_of
-
-# the same grid with other values
-ELSEWHERE = {"results", "jobs", "device", "checkpoint_minutes", "executor", "site"}
 
 
 @dataclass(frozen=True)

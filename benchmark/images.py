@@ -3,8 +3,9 @@
 Shapes: N images, B of a batch, S the side in pixels.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -20,6 +21,8 @@ _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_+-]*(\.[A-Za-z0-9_+-]+)*$"
 Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=LONGEST_NAME)]
 # Changing it changes every augmented image: raise PROTOCOL with it.
 _AUGMENTATION_SALT = 0x63726F70
+_FORMATS = {True: torch.channels_last, False: torch.contiguous_format}
+IMAGENET = "imagenet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,14 @@ class Images:
         """The images at rows (M,) int64, in that order."""
         return Images(self.pixels[rows], self.labels[rows], self.index[rows])
 
+    def pictures(self, rows: Tensor) -> Tensor:
+        """(M,3,S,S) uint8: the images at rows (M,), not augmented."""
+        return self.pixels[rows]
+
+    def source(self, identity: "DataIdentity", device: str | torch.device = "cpu") -> "BatchSource":
+        """Batches of these images on a device."""
+        return BatchSource(self, identity, device)
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -53,9 +64,16 @@ class DataIdentity(BaseModel):
     `content_hash` covers decoded pixels and labels of train and test at `image_size`, before the
     validation split; `split_hash` covers the validation indices ("none" without validation); `mean`
     and `std` are on the 0..1 pixel scale, per channel; `pad` is in pixels.
+
+    `pipeline` says how an image becomes a square: `pad-crop` shifts images of one size by up to
+    `pad` pixels; `resized-crop` is that of ImageNet (`decode.py`), where `eval_resize` is the
+    shorter side before the centre crop of evaluation, and `content_hash` covers names, labels and
+    bytes of the files. Left out of hashes while they mean what was done before them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"pipeline", "eval_resize"})
 
     name: Name
     content_hash: str
@@ -66,10 +84,41 @@ class DataIdentity(BaseModel):
     pad: int = Field(ge=0, le=1 << 16)
     flip: bool
     split_hash: str
+    pipeline: Literal["pad-crop", "resized-crop"] = "pad-crop"
+    eval_resize: int = Field(0, ge=0, le=1 << 17)
 
     @property
     def augmentation(self) -> Augmentation:
         return Augmentation(self.pad, self.flip)
+
+    @property
+    def recipes(self) -> str:
+        """Whose recipes it is trained by: data sets of one's own that are read as ImageNet is are
+        trained as ImageNet is."""
+        return IMAGENET if self.pipeline == "resized-crop" else self.name
+
+
+class Normaliser:
+    """From bytes to what a network sees, on one device."""
+
+    def __init__(self, identity: DataIdentity, device: torch.device) -> None:
+        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (identity.mean, identity.std))
+        # One factor per pixel, not per channel: broadcasting over images alone keeps loops long.
+        image = (1, 3, identity.image_size, identity.image_size)
+        factors = [v.float().to(device) for v in (1 / (255 * std), -mean / std)]
+        self._scale, self._shift = (v.view(1, 3, 1, 1).expand(image).contiguous() for v in factors)
+
+    def __call__(self, pixels: Tensor, channels_last: bool) -> Tensor:
+        """(B,3,S,S) uint8 -> (B,3,S,S) float32 in the memory format asked for."""
+        scale, shift = self._scale, self._shift
+        if channels_last:
+            pixels, scale, shift = (_channels_last(t) for t in (pixels, scale, shift))
+        return (
+            pixels.contiguous(memory_format=_FORMATS[channels_last])
+            .to(torch.float32)
+            .mul_(scale)
+            .add_(shift)
+        )
 
 
 class BatchSource:
@@ -92,14 +141,13 @@ class BatchSource:
         self._offsets = (plane + line).view(-1)
         self.labels = images.labels.to(self.device)
         self.index = images.index.to(self.device)
-        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (identity.mean, identity.std))
-        # One factor per pixel, not per channel: broadcasting over images alone keeps loops long.
-        image = (1, 3, self._size, self._size)
-        factors = [v.float().to(self.device) for v in (1 / (255 * std), -mean / std)]
-        self._scale, self._shift = (v.view(1, 3, 1, 1).expand(image).contiguous() for v in factors)
+        self._normalised = Normaliser(identity, self.device)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def ahead(self, rows: Iterable[Tensor], augment: tuple[int, int] | None = None) -> None:
+        """Nothing: any batch is a moment away."""
 
     def batch(
         self,
@@ -123,10 +171,7 @@ class BatchSource:
             pixels = self._cropped(rows, top, left)
             if self.augmentation.flip:
                 pixels = _flip_where(flipped, pixels)
-        scale, shift = self._scale, self._shift
-        if channels_last:
-            pixels, scale, shift = (_channels_last(t) for t in (pixels, scale, shift))
-        return pixels.to(torch.float32).mul_(scale).add_(shift), labels
+        return self._normalised(pixels, channels_last), labels
 
     def _cropped(self, rows: Tensor, top: Tensor | int, left: Tensor | int) -> Tensor:
         """(B,3,S,S) uint8: windows of the padded images whose corners lie at (top, left)."""
@@ -160,6 +205,8 @@ def _flip_where(flipped: Tensor, pixels: Tensor) -> Tensor:
 
 def _channels_last(pixels: Tensor) -> Tensor:
     """The same (B,3,S,S) in channels-last memory: plane by plane, which beats one strided copy."""
+    if pixels.is_contiguous(memory_format=torch.channels_last):
+        return pixels
     result = torch.empty_like(pixels, memory_format=torch.channels_last)
     for channel in range(3):
         result[:, channel].copy_(pixels[:, channel])

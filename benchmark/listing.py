@@ -22,6 +22,7 @@ DATASETS = {
     "digits": "1,797 images of scikit-learn, 16 x 16; needs no download, saturates near 99 %",
     "cifar10": "60,000 images, 32 x 32, 10 classes; read or downloaded to --data-dir",
     "cifar100": "60,000 images, 32 x 32, 100 classes; read or downloaded to --data-dir",
+    "imagenet": "DIR/train/<class>/* or DIR/train/*.tar, DIR/val/ alike; read from disk",
     "imagefolder": "DIR/train/<class>/*, DIR/test/<class>/*; give --data-dir and --data-name",
 }
 

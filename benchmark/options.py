@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from benchmark.record import check_plain, one_line, refuse_unknown
 from benchmark.spec import Track, refuse_truth
 from methods import parse_toml
 
+MOST_DECODERS = 8  # unless --workers says so
+
 
 class Options(BaseModel):
     """Every flag of `python -m benchmark.run`, and every key of a `--config` file."""
@@ -28,7 +31,7 @@ class Options(BaseModel):
 
     methods: list[str] = Field(["whitebox", "hrank", "l1norm"], min_length=1)
     arch: str = "resnet20"
-    dataset: Literal["digits", "cifar10", "cifar100", "imagefolder"] = "cifar10"
+    dataset: Literal["digits", "cifar10", "cifar100", "imagefolder", "imagenet"] = "cifar10"
     data_dir: Path | None = None
     data_name: str | None = None
     image_size: int | None = Field(None, ge=8, le=1024)
@@ -59,6 +62,7 @@ class Options(BaseModel):
     executor: Literal["local", "slurm"] = "local"
     site: Path | None = None
     jobs: int | None = Field(None, ge=0, le=1024)
+    workers: int | None = Field(None, ge=0, le=256)
     checkpoint_minutes: float = Field(10.0, ge=0)
     compile: bool = False
     results: Path = Path("results")
@@ -81,6 +85,14 @@ class Options(BaseModel):
         site file says, whatever this machine has."""
         elsewhere = self.executor == "slurm" and self.device != "auto"
         return self.device if elsewhere else self.torch_device().type
+
+    def decoders(self) -> int:
+        """Processes beside a cell that decode images: on a GPU the cores that are left, for cells
+        on a CPU use them all."""
+        if self.workers is not None:
+            return self.workers
+        has_gpu = self.torch_device().type == "cuda"
+        return min(MOST_DECODERS, len(os.sched_getaffinity(0)) - 1) if has_gpu else 0
 
     def device_here(self) -> torch.device | None:
         """One like that of the work, to measure on; None: this machine has none."""

@@ -16,7 +16,6 @@ from benchmark.checkpoint import Moment, joined, part, seed_everything
 from benchmark.claims import take_for
 from benchmark.context import Context, checkpoints_of, make_trainer, start
 from benchmark.encoding import encode
-from benchmark.images import BatchSource
 from benchmark.ledger import BudgetExceeded, Ledger
 from benchmark.meter import metered
 from benchmark.network import Network
@@ -140,7 +139,8 @@ def planned(
         net.unmask()
         return Moment({}, {group: [int(i) for i in kept] for group, kept in plan.keep.items()})
 
-    key = digest(spec.model_dump(mode="json", exclude={"reconstruct"}))
+    content = spec.model_dump(mode="json", exclude={"reconstruct"})
+    key = digest(content | {"data": identity(spec.data)})
     found = _once("plan", key, work, net, trainer, context)
     return Plan({group: tuple(kept) for group, kept in sorted(found.facts.items())})
 
@@ -274,7 +274,7 @@ def check_agreement(
     context.log("scoring once more with another seed: is the choice stable?")
     seeds = Seeds(dense=spec.seeds.dense, run=spec.seeds.run + SECOND_SEED)
     other_spec = spec.model_copy(update={"seeds": seeds})
-    test = BatchSource(context.data.test, spec.data, context.device)
+    test = context.data.test.source(spec.data, context.device)
     _, other = start(other_spec, method, test, replace(context, optimistic=False))
     trainer = make_trainer(other_spec, context)
     trainer.use(other)

@@ -18,13 +18,14 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from benchmark.errors import never
+from benchmark.lifeline import STOP, deaf
 from benchmark.options import Options
 from benchmark.progress import GridProgress
 from benchmark.runlog import RunLog
 from benchmark.store import Store
 from benchmark.tasks import Ended, Task, do, note_attempt, without_dense
 from benchmark.team import ALONE, Team
-from benchmark.worker import STOP, work
+from benchmark.worker import work
 
 MOST_DEATHS = 3  # of one task's process, then it counts as failed
 PATIENCE = 60.0  # seconds for the work under way to write a checkpoint when it should stop
@@ -163,12 +164,17 @@ def _dismiss(workers: list[Worker]) -> None:
         worker.pipe.close()
         if worker.task is not None:
             worker.end(STOP)
-    for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
-        until = time.monotonic() + seconds
+    try:
+        for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+            until = time.monotonic() + seconds
+            for worker in workers:
+                worker.process.join(max(0.0, until - time.monotonic()))
+                if worker.process.is_alive():
+                    worker.end(number)
+    finally:  # whoever presses Ctrl-C again does not want to wait
         for worker in workers:
-            worker.process.join(max(0.0, until - time.monotonic()))
             if worker.process.is_alive():
-                worker.end(number)
+                worker.end(signal.SIGTERM)
     for worker in workers:
         worker.process.join(5)
 
@@ -200,8 +206,10 @@ def _hire(workers: list[Worker], wanted: int) -> None:
     while len(workers) < wanted:
         place = min(set(range(wanted)) - {w.place for w in workers})
         ours, theirs = method.Pipe()
-        with _children_do_not_hear(signal.SIGINT, STOP):
-            process = method.Process(target=work, args=(theirs, place), daemon=True)
+        with deaf():
+            # No daemon, which may not have children, as those that decode images. It watches its
+            # launcher instead.
+            process = method.Process(target=work, args=(theirs, place))
             process.start()
         theirs.close()
         workers.append(Worker(process, ours, place))
@@ -263,15 +271,3 @@ def _died(worker: Worker, progress: GridProgress, deaths: Counter[str]) -> Ended
         progress.say(f"{task.name}: {reason}; it goes on, from its last checkpoint if there is one")
         return task
     return Ended("failed", f"{task.name}: failed: {reason}", 0.0, task.kind, reason)
-
-
-@contextlib.contextmanager
-def _children_do_not_hear(*numbers: signal.Signals) -> Iterator[None]:
-    """Ctrl-C and a cluster's warning reach the whole process group; the launcher alone answers
-    them. Processes started within the block inherit that they are blocked; here they are only put
-    off until the end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark import baseline, flops
+from benchmark.context import as_in_a_run
 from benchmark.data import Data
 from benchmark.errors import NoProbe
 from benchmark.ledger import FORWARD_SHARE, TRAIN_STEP
@@ -22,6 +22,7 @@ from benchmark.network import Network
 from benchmark.progress import duration
 from benchmark.record import RunRecord
 from benchmark.schedule import make_optimizer
+from benchmark.sources import seconds_per_image
 from benchmark.spec import RunSpec
 from benchmark.trainer import MOST_RECALIBRATION
 from methods.api import Budget, Plan, Unsupported
@@ -177,10 +178,13 @@ class Timed:
 
 @dataclass
 class Probe:
-    """Times each stage once, when its price is first asked for. `device` None: elsewhere."""
+    """Times each stage once, when its price is first asked for. `device` None: elsewhere. Images
+    on disk are decoded by `workers` processes beside the work, or in turn with it."""
 
     spec: RunSpec
     device: torch.device | None
+    data: Data | None = None
+    workers: int = 0
     timed: dict[tuple[Kind, int], Timed] = field(default_factory=dict)  # by kind, batch size
 
     def price(self, kind: Kind, batch: int = 1) -> float:
@@ -190,7 +194,15 @@ class Probe:
         if (kind, batch) not in self.timed:
             with as_in_a_run(self.spec.threads):
                 self.timed[kind, batch] = time_stage(self, kind, batch)
-        return self.timed[kind, batch].idle
+        found = self.timed[kind, batch].idle
+        if kind == "setup":
+            return found
+        return max(found, self.reading / self.workers) if self.workers else found + self.reading
+
+    @cached_property
+    def reading(self) -> float:
+        """Seconds to get one image from where it is."""
+        return 0.0 if self.data is None else seconds_per_image(self.data.train)
 
     @property
     def range(self) -> Seconds:
@@ -286,15 +298,3 @@ def _timed(work: Callable[[], object], probe: Probe) -> Timed:
         torch.cuda.synchronize()
     clock, busy = time.perf_counter() - started, time.process_time() - used
     return Timed(clock if on_gpu else busy / probe.spec.threads, clock)
-
-
-@contextlib.contextmanager
-def as_in_a_run(threads: int) -> Iterator[None]:
-    """The thread count of a run; what was set before, and the random state, come back after."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.set_num_threads(before)

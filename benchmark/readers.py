@@ -1,6 +1,7 @@
 """Data sets as they lie on disk: digits, CIFAR, image folders; decoded once and cached."""
 
 import hashlib
+import io
 import os
 import shutil
 import zlib
@@ -27,7 +28,7 @@ _DIGITS_TEST_SALT = 2
 _DIGITS_TEST_PER_CLASS = 36
 _NATIVE_SIZE = {"digits": 16, "cifar10": 32, "cifar100": 32}
 _CACHE_FORMAT = 2  # raise when the decoding of folders changes
-_EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 _FILES_PER_TASK = 64  # a small file decodes faster than a task is handed to a thread
 
 
@@ -138,7 +139,7 @@ def _files_by_class(folder: Path, split: str) -> dict[str, list[Path]]:
     found = {}
     for path in classes:
         files = _visible(path)
-        strange = [file for file in files if file.suffix.lower() not in _EXTENSIONS]
+        strange = [file for file in files if file.suffix.lower() not in EXTENSIONS]
         if strange:
             raise BadInput(f"not an image file: {strange[0]}")
         if not files:
@@ -207,15 +208,24 @@ def _decode_all(
 
 def _decode(file: Path, image_size: int | None) -> np.ndarray:
     """One file as (3,H,W) uint8, at its own size when image_size is None."""
+    rgb = decoded_rgb(file, str(file))
+    pixels = np.asarray(rgb) if image_size is None else _resized(rgb, image_size)
+    return pixels.transpose(2, 0, 1)
+
+
+def decoded_rgb(file: Path | io.BytesIO, name: str) -> Image.Image:
+    """The image as RGB at its own size; `name` says which it is in errors.
+
+    Raises:
+        BadInput: it cannot be read, or holds more than 8 bits per channel.
+    """
     try:
         with Image.open(file) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"more than 8 bits per channel (mode {image.mode})")
-            rgb = image.convert("RGB")
+            return image.convert("RGB")
     except Exception as error:  # every format has its own errors for what it cannot read
-        raise BadInput(f"cannot read image {file}: {one_line(error)}") from error
-    pixels = np.asarray(rgb) if image_size is None else _resized(rgb, image_size)
-    return pixels.transpose(2, 0, 1)
+        raise BadInput(f"cannot read image {name}: {one_line(error)}") from error
 
 
 def _resized(image: Image.Image, size: int) -> np.ndarray:

@@ -11,7 +11,6 @@ from benchmark import baseline, environment, flops
 from benchmark.checkpoint import Moment
 from benchmark.context import Context
 from benchmark.evaluation import Evaluation, evaluate
-from benchmark.images import BatchSource
 from benchmark.network import Network
 from benchmark.phase import EpochRow
 from benchmark.record import (
@@ -19,6 +18,7 @@ from benchmark.record import (
     BestVal,
     Dense,
 )
+from benchmark.sources import Source
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Store
 from benchmark.team import ALONE, Team
@@ -43,7 +43,7 @@ class BestEpoch:
     accuracy of every epoch. Survives a kill as part of the phase's checkpoints."""
 
     net: nn.Module
-    test: BatchSource | None
+    test: Source | None
     val: float = -1.0
     epoch: float = 0.0
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -66,9 +66,7 @@ class BestEpoch:
         self.seen = [(epoch, top1) for epoch, top1 in moment.facts["seen"]]
 
 
-def read_start(
-    net: Network, dense: Dense, trainer: Trainer, test: BatchSource
-) -> dict[str, np.ndarray]:
+def read_start(net: Network, dense: Dense, trainer: Trainer, test: Source) -> dict[str, np.ndarray]:
     """Predictions of the dense network per image, before the method sees it. Its accuracy is in the
     record already; nothing is chosen by them. A random start has nothing to predict."""
     arrays: dict[str, np.ndarray] = {}
@@ -82,7 +80,7 @@ def recover(
     pruned: nn.Module,
     price: flops.Cost,
     trainer: Trainer,
-    test: BatchSource,
+    test: Source,
     context: Context,
 ) -> Outcome:
     arrays: dict[str, np.ndarray] = {}
@@ -112,7 +110,7 @@ def read_point(
     model: nn.Module,
     point: str,
     trainer: Trainer,
-    test: BatchSource,
+    test: Source,
     arrays: dict[str, np.ndarray],
 ) -> Accuracy:
     found: dict[str, Evaluation] = {"test": evaluate(model, test, team=trainer.team)}

@@ -96,15 +96,14 @@ def results_of(folder: Path) -> Path:
 def data_words(spec: RunSpec) -> dict[str, Any]:
     """The words of the command line that name this data."""
     found = spec.data
-    built_in = found.name in data.NAMES
     triples = (",".join(map(repr, triple)) for triple in (found.mean, found.std))
     words: dict[str, Any] = {
-        "dataset": found.name if built_in else "imagefolder",
+        "dataset": data.dataset_of(found),
         "image_size": found.image_size,
         "normalize": ";".join(triples),
         "track": spec.track,
     }
-    return words if built_in else words | {"data_name": found.name}
+    return words if found.name == words["dataset"] else words | {"data_name": found.name}
 
 
 def entry_of(method: MethodIdentity, file: Path | None) -> Entry:

@@ -99,6 +99,9 @@ def main(
         int | None,
         typer.Option(help="Cells at once; 0: in this process. Default cores // threads."),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes of a cell that decode images of imagenet.")
+    ] = None,
     checkpoint_minutes: Annotated[
         float | None, typer.Option(help="Between checkpoints inside an epoch. Default 10.")
     ] = None,

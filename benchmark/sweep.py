@@ -117,10 +117,10 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
     entry = row.entry
     preset = preset_of(options)
     base = override(
-        baseline_recipe(preset, data.identity.name), _settings(options, "baseline"), "baseline"
+        baseline_recipe(preset, data.identity.recipes), _settings(options, "baseline"), "baseline"
     )
     recovery = override(
-        recovery_recipe(preset, data.identity.name), _recovery_changes(options), "recovery"
+        recovery_recipe(preset, data.identity.recipes), _recovery_changes(options), "recovery"
     )
     start = _start(options, entry.start)
     budget = recovery.epochs
@@ -170,7 +170,7 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
     start = _start(options, recipe.get("start", "trained"))
     base = None
     if start.kind == "baseline":
-        fallback = baseline_recipe("full", data.identity.name).model_dump()
+        fallback = baseline_recipe("full", data.identity.recipes).model_dump()
         base = card_recipe(recipe.get("baseline") or fallback, f"{place}.baseline")
         base = override(base, _settings(options, "baseline"), "baseline")
     params = _params(options, entry, recovery.epochs, recipe.get("params", {}))

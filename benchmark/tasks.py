@@ -19,7 +19,6 @@ from benchmark.data import Data, load_data
 from benchmark.errors import BadInput, Stopped, never
 from benchmark.execute import run_one
 from benchmark.failures import EXPECTED, reason_of
-from benchmark.images import BatchSource
 from benchmark.options import Options
 from benchmark.planning import scores_key
 from benchmark.runlog import RunLog
@@ -36,7 +35,8 @@ STOPPED_ANEW = (
     "stopped before the end of its job, where no checkpoint is possible; that step begins anew"
 )
 DATA_FIELDS = (
-    "dataset", "data_dir", "data_name", "image_size", "normalize", "track", "results",
+    "dataset", "data_dir", "data_name", "image_size", "normalize", "track", "results", "workers",
+    "device",
 )  # fmt: skip
 
 Report = Callable[[str, str, int, int], None]  # cell, phase, done, total
@@ -98,6 +98,7 @@ def data_of(options: Options, on_progress: Callable[[int, int], None] | None = N
         normalize=options.normalize,
         cache_dir=options.results / "stages",
         validation=options.track != "paper",
+        workers=options.decoders(),
         on_progress=on_progress,
     )
 
@@ -250,7 +251,7 @@ def _dense(task: Task, context: Context) -> str:
     spec = task.spec
     set_threads_and_determinism(spec.threads)
     trainer = make_trainer(spec, context)
-    test = BatchSource(context.data.test, spec.data, context.device)
+    test = context.data.test.source(spec.data, context.device)
     method = build_method(entry_of(task), spec.method.params)
     stage = dense_stage(spec, method, trainer, test, context)
     return f"{task.name}: {100 * stage.facts['accuracy']['test_top1']:.2f} % test top-1"

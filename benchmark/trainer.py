@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from benchmark import checkpoint, evaluation, parts
 from benchmark.checkpoint import Checkpoints, Torn, quiet
 from benchmark.errors import Stopped, never
-from benchmark.images import BatchSource
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.noise import keyed_uniform
 from benchmark.phase import Diverged, EpochMemory, EpochRow, Maker, Phase, trained_only
 from benchmark.schedule import Schedule, even, make_optimizer, order_of, phase_seed, rate_at
+from benchmark.sources import Source
 from benchmark.spec import Precision, Recipe
 from benchmark.team import ALONE, Team
 
@@ -42,8 +42,8 @@ def silent(phase: str, done: int, total: int) -> None:
 class Trainer:
     """See `methods.api.Trainer`. Holds the training and validation split; no test split."""
 
-    train: BatchSource
-    val: BatchSource
+    train: Source
+    val: Source
     num_classes: int
     recipe: Recipe
     seed: int
@@ -107,14 +107,16 @@ class Trainer:
         elif split == "train":
             rows = rows[: self.ledger.forward_left(phase)]
         started, used = time.perf_counter(), 0
-        seed = phase_seed(self.seed, phase)
+        key = (phase_seed(self.seed, phase), 0)
+        chunks = rows.split(SCORE_BATCH) if len(rows) else ()
+        source.ahead(chunks, key if augment else None)
         try:
-            for number, chunk in enumerate(rows.split(SCORE_BATCH) if len(rows) else ()):
+            for number, chunk in enumerate(chunks):
                 if self._asked(number)[0]:
                     raise Stopped(kept=False)  # scoring is done again
-                self._now = (seed, 0, source.index[chunk].to(self.device))
+                self._now = (*key, source.index[chunk].to(self.device))
                 used += len(chunk)
-                yield source.batch(chunk, augment=(seed, 0) if augment else None)
+                yield source.batch(chunk, augment=key if augment else None)
         finally:
             self._now = None
             if split == "train":
@@ -199,7 +201,9 @@ class Trainer:
             run.net.train()
             run.since = time.perf_counter()
             rows = order_of(len(self.train), seed, epoch)[: sum(sizes)].split(list(sizes))
-            for chunk in rows[run.step - first :]:
+            left = rows[run.step - first :]
+            self.train.ahead([p.rows for c in left for p in self._parts(c)], (seed, epoch))
+            for chunk in left:
                 rate = rate_at(run.recipe, run.step / run.schedule.steps)
                 self._step(objective, run, rate, chunk, (seed, epoch))
                 run.step, run.images = run.step + 1, run.images + len(chunk)
@@ -273,12 +277,15 @@ class Trainer:
             group["lr"] = rate
         run.optimizer.zero_grad(set_to_none=True)
         losses = run.loss.view(-1)
-        own = parts.parts_of(rows, self.replicas, self.sync_bn, self.team)
-        for part in parts.in_turn(run.net, own):
+        for part in parts.in_turn(run.net, self._parts(rows)):
             loss = self._loss(objective, run, part, key)
             (loss if self.team.size == 1 else loss * self.team.size).backward()  # it is averaged
             losses[part.number] += loss.detach() * len(rows)
         run.optimizer.step()
+
+    def _parts(self, rows: Tensor) -> list[parts.Part]:
+        """What this process runs of a batch."""
+        return parts.parts_of(rows, self.replicas, self.sync_bn, self.team)
 
     def _loss(
         self, objective: nn.Module, run: Phase, part: parts.Part, key: tuple[int, int]
@@ -309,7 +316,7 @@ class Trainer:
         done = [e.images for e in self.ledger.entries if e.phase == "recalibration"]
         return done[0] if done else self.ledger.forward_left("recalibration")
 
-    def balanced(self, source: BatchSource, images: int) -> Tensor:
+    def balanced(self, source: Source, images: int) -> Tensor:
         """(images,) rows of a split: classes in turn, order fixed by data hash and seed."""
         seed = phase_seed(self.seed, f"list-{self.data_hash}")
         return evaluation.balanced(source.labels.cpu(), self.num_classes, seed)[:images]
@@ -337,7 +344,7 @@ class Trainer:
 
     _macs: int = 0
 
-    def _source(self, split: str) -> BatchSource:
+    def _source(self, split: str) -> Source:
         if split not in ("train", "val"):
             raise ValueError(f"split '{split}' does not exist here (train, val)")
         return self.train if split == "train" else self.val

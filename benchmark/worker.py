@@ -4,8 +4,6 @@ to, and goes when its launcher is gone."""
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import signal
 import threading
 import time
@@ -14,9 +12,9 @@ from multiprocessing.connection import Connection
 import torch
 from tqdm import tqdm
 
+from benchmark.lifeline import STOP, die_with_parent
 from benchmark.tasks import do
 
-STOP = signal.SIGUSR2  # asks a worker to end with a checkpoint
 PAUSE = 0.5  # seconds between two messages about progress
 
 
@@ -31,7 +29,7 @@ def work(pipe: Connection, place: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {STOP})
     tqdm.set_lock(threading.RLock())  # its lock between processes would outlive a kill
-    _die_with_parent()
+    die_with_parent()
     last = 0.0
 
     def report(cell: str, phase: str, done: int, total: int) -> None:
@@ -56,15 +54,3 @@ def _leave(stopping: threading.Event) -> None:
     if stopping.is_set():
         raise KeyboardInterrupt
     stopping.set()
-
-
-def _die_with_parent() -> None:
-    """A process whose launcher was killed must not go on unseen."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -44,7 +44,7 @@ def together(
     server.set_forkserver_preload(["benchmark.tasks"])  # the slow part of what is imported
     port = free_port()
     crowd = [
-        server.Process(target=_member, args=(work, rank, size, port, folder, words), daemon=True)
+        server.Process(target=_member, args=(work, rank, size, port, folder, words))
         for rank in range(size)
     ]
     for process in crowd:

@@ -620,7 +620,7 @@ def test_a_broken_folder_is_named_in_one_line(
     ("request_", "message"),
     [
         ({"name": "cifra10"}, "unknown data set 'cifra10'.*did you mean cifar10"),
-        ({"name": "zzz"}, "known are digits, cifar10, cifar100, imagefolder$"),
+        ({"name": "zzz"}, "known are digits, cifar10, cifar100, imagefolder, imagenet$"),
         ({"name": "imagefolder", "data_name": "x"}, "--data-dir"),
         ({"name": "imagefolder", "data_dir": "."}, "--data-name"),
         ({"name": "imagefolder", "data_dir": ".", "data_name": "Cats"}, "invalid data name"),
@@ -631,7 +631,7 @@ def test_a_broken_folder_is_named_in_one_line(
         ({"name": "imagefolder", "data_dir": ".", "data_name": "a\0"}, "invalid data name"),
         ({"name": "imagefolder", "data_dir": ".", "data_name": "a" * 65}, "64 characters"),
         ({"name": "imagefolder", "data_dir": ".", "data_name": "cifar10"}, "built-in"),
-        ({"name": "digits", "data_name": "mine"}, "imagefolder only"),
+        ({"name": "digits", "data_name": "mine"}, "imagefolder and imagenet only"),
         ({"name": "digits", "data_dir": "."}, "no data directory"),
         ({"name": "digits", "image_size": 0}, "image size"),
     ],

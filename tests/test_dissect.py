@@ -254,7 +254,7 @@ def test_the_facts_are_those_of_the_record(results: Path) -> None:
 def test_activations_are_those_after_the_activation_function() -> None:
     net, data = tiny.network(), tiny.data()
     seen = dissect.images_of(data)
-    source = dissect.BatchSource(data.val, data.identity)
+    source = data.val.source(data.identity)
     found = dissect.activations(net, source, seen.rows)
     name = net.layers[0]
     with torch.no_grad(), net.tapped("act", (name,)) as maps:

@@ -544,3 +544,14 @@ def test_a_dry_run_shows_what_each_cell_costs_and_what_that_rests_on(tmp_path: P
     assert re.search(r"2 dense networks to train first: \d+ s \(", text)
     assert re.search(r"in all .+ \(.+\) with 2 jobs, from 1 earlier record and a probe of", text)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(0, 0.021), (1, 0.02), (4, 0.005), (64, 0.001)])
+def test_images_on_disk_cost_their_decoding(
+    tmp_path: Path, workers: int, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "seconds_per_image", lambda split: 0.02)
+    spec, data = grid(options(tmp_path))[0].spec, load_data("digits", cache_dir=tmp_path)
+    asking = Probe(spec, torch.device("cpu"), data, workers)
+    assert asking.price("train", 8) == pytest.approx(expected)
+    assert asking.price("setup") == 0.001
