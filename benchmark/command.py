@@ -11,6 +11,10 @@ from benchmark.sweep import Cell, preset_of
 
 ALWAYS_SAID = ("methods", "arch", "dataset", "preset", "seeds")  # defaults may change
 
+ELSEWHERE = {  # what no result depends on
+    "results", "jobs", "device", "checkpoint_minutes", "executor", "site", "extra_test",
+}  # fmt: skip
+
 
 def command_of(cell: Cell, options: Options, label: str) -> str:
     """The command that makes this one record again. Places of this machine are left out: files
@@ -34,7 +38,7 @@ def command_of(cell: Cell, options: Options, label: str) -> str:
     said = chosen.model_dump(mode="json", exclude_defaults=True)
     said |= {name: getattr(chosen, name) for name in ALWAYS_SAID}
     for name, value in said.items():
-        if name in ("results", "jobs", "device", "checkpoint_minutes", "executor", "site"):
+        if name in ELSEWHERE:
             continue
         flag = "--" + name.replace("_", "-")
         if isinstance(value, dict):

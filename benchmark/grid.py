@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from benchmark.command import ELSEWHERE
 from benchmark.errors import BadInput
 from benchmark.files import dump_json, write_text
 from benchmark.options import Options
@@ -21,7 +22,6 @@ from benchmark.sweep import Cell
 from benchmark.tasks import Task, task_of
 
 # the same grid with other values
-ELSEWHERE = {"results", "jobs", "device", "checkpoint_minutes", "executor", "site"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def settled(options: Options) -> Options:
         for name in ("data_dir", "checkpoint", "site")
         for path in [getattr(options, name)]
     }
+    full["extra_test"] = {name: path.resolve() for name, path in options.extra_test.items()}
     methods = [str(Path(m).resolve()) if m.endswith(".py") else m for m in options.methods]
     arch = str(Path(options.arch).resolve()) if is_file(options.arch) else options.arch
     return options.model_copy(update=full | {"methods": methods, "arch": arch})

@@ -59,11 +59,14 @@ class Options(BaseModel):
     jobs: int | None = Field(None, ge=0, le=1024)
     checkpoint_minutes: float = Field(10.0, ge=0)
     compile: bool = False
+    extra_test: dict[str, Path] = {}  # name of an extra test set: its folder
     results: Path = Path("results")
 
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        held = value if isinstance(value, dict) else {}
+        value = {k: str(v) if isinstance(v, Path) else v for k, v in held.items()} or value
         check_plain(str(value) if isinstance(value, Path) else value)
         return refuse_truth(value, cls.model_fields[str(info.field_name)].annotation)
 

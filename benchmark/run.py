@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmark import report
+from benchmark import extratest, report
 from benchmark.cli import DONE, FAILED, console, run_app, warn_of_damage
 from benchmark.data import Data
 from benchmark.errors import BadInput
@@ -92,6 +92,10 @@ def main(
     compile_: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile the training.")
     ] = None,
+    extra_test: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=DIR, measured after each cell; may be repeated."),
+    ] = None,
     results: Annotated[Path | None, typer.Option(help="Results directory.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same fields.")] = None,
     wait: Annotated[
@@ -110,6 +114,8 @@ def main(
         words.pop(name, None)
     if compile_ is not None:
         words["compile"] = words.pop("compile_")
+    if extra_test is not None:
+        words["extra_test"] = extratest.named(extra_test)
     screen = console()
     if list_ is not None:
         show_list(list_, screen)
@@ -124,7 +130,10 @@ def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) ->
     """The whole job; returns the exit code."""
     options = on_site(options)
     check_writable(options.results)
+    extratest.check_names(options.extra_test)
     data = _load(options, screen)
+    for name, folder in options.extra_test.items():  # a strange one is answered now
+        extratest.read(name, folder, data.class_names, options.results / "stages")
     cells = expand(options, data)
     runnable = [c for c in cells if not c.blocked]
     jobs = at_once(options)
@@ -208,6 +217,9 @@ def hints(options: Options, failed: int) -> list[str]:
             "--dataset cifar10, or your own images: --dataset imagefolder --data-dir DIR "
             "--data-name NAME"
         )
+    if options.extra_test:
+        table = options.results / "leaderboard" / "robustness.csv"
+        found.append(f"{table} has the extra test sets, python -m benchmark.measure takes more")
     found.append(f"python -m benchmark.report --results {place} draws it all again")
     return found
 
