@@ -58,7 +58,7 @@ def finished(texts: list[str], results: Path, arch: str | None) -> list[Finished
             raise BadInput(f"no finished runs under {results}: run a benchmark first")
     else:
         folders = [find_run(text, results) for text in texts]
-    found = [read_finished(folder, results_of(folder)) for folder in dict.fromkeys(folders)]
+    found = [_in_place(folder) for folder in dict.fromkeys(folders)]
     named = None if arch is None else archs.find(arch)
     for run in found:
         own = run.spec.arch
@@ -69,6 +69,17 @@ def finished(texts: list[str], results: Path, arch: str | None) -> list[Finished
                 f"{own.name}{source}"
             )
     return found
+
+
+def _in_place(folder: Path) -> Finished:
+    """The run of a folder that lies where its measurements will be looked for."""
+    run = read_finished(folder, results_of(folder))
+    if run.store.run_folder(run.spec).resolve() != folder.resolve():
+        raise BadInput(
+            f"{folder} lies in no results directory, DIR/runs/{run.spec.folder}: measurements "
+            "would not be found beside it"
+        )
+    return run
 
 
 # ---- extra test sets -----------------------------------------------------------------------------

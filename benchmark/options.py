@@ -65,8 +65,8 @@ class Options(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
-        held = value if isinstance(value, dict) else {}
-        value = {k: str(v) if isinstance(v, Path) else v for k, v in held.items()} or value
+        if isinstance(value, dict):
+            value = {k: str(v) if isinstance(v, Path) else v for k, v in value.items()}
         check_plain(str(value) if isinstance(value, Path) else value)
         return refuse_truth(value, cls.model_fields[str(info.field_name)].annotation)
 

@@ -168,10 +168,9 @@ def _timed(nets: Networks, form: Form, batch: Tensor, settings: Settings) -> dic
 def _clocks(
     nets: Networks, form: Form, batch: Tensor, threads: int, facts: dict[str, Any]
 ) -> Clocks:
-    """Compiling takes minutes, so that the network at its floor is not compiled. `facts` takes what
-    else is found: how far ONNX Runtime's outputs are from torch's."""
+    """`facts` takes what else is found: how far ONNX Runtime's outputs are from torch's."""
     wanted = {"dense": nets.dense, "pruned": nets.pruned}
-    if nets.floor is not None and form.runtime != "compiled":
+    if nets.floor is not None:
         wanted["floor"] = nets.floor
     found: Clocks = {}
     for name, model in wanted.items():
