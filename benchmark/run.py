@@ -92,10 +92,7 @@ def main(
     compile_: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile the training.")
     ] = None,
-    extra_test: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=DIR, measured after each cell; may be repeated."),
-    ] = None,
+    extra_test: Annotated[list[str] | None, typer.Option(help="NAME=DIR, after each cell.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results directory.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same fields.")] = None,
     wait: Annotated[
@@ -114,15 +111,11 @@ def main(
         words.pop(name, None)
     if compile_ is not None:
         words["compile"] = words.pop("compile_")
-    if extra_test is not None:
-        words["extra_test"] = extratest.named(extra_test)
     screen = console()
     if list_ is not None:
         show_list(list_, screen)
         return DONE
-    words |= _lists(words)
-    if set_:
-        words["set"] = dict(_setting(text) for text in set_)
+    words |= _lists(words) | ({"set": dict(map(_setting, set_))} if set_ else {})
     return run(options_from(words, config), dry_run, screen, wait)
 
 
@@ -231,6 +224,8 @@ def _load(options: Options, screen: Console) -> Data:
 
 def _lists(words: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    if "extra_test" in words:
+        found["extra_test"] = extratest.named(words["extra_test"])
     for name in ("methods", "reconstruct", "preparation"):
         if name in words:
             found[name] = [w.strip() for w in words[name].split(",") if w.strip()]

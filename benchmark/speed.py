@@ -244,7 +244,7 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
             f"warning: the machine was busy (load {busy:.1f} on {facts['cores']} cores): times are "
             "longer than they would be, ratios are safer"
         )
-    if facts["weights"] == "random":
+    if facts["weights"] != "trained":
         found.append(
             "note: the run's weights are not kept; random ones of the same shapes were timed"
         )
