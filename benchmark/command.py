@@ -15,6 +15,10 @@ ELSEWHERE = {
 }  # fmt: skip
 ALWAYS_SAID = ("methods", "arch", "dataset", "preset", "seeds")  # defaults may change
 
+ELSEWHERE = {  # what no result depends on
+    "results", "jobs", "device", "checkpoint_minutes", "executor", "site", "extra_test",
+}  # fmt: skip
+
 
 def command_of(cell: Cell, options: Options, label: str) -> str:
     """The command that makes this one record again. Places of this machine are left out: files

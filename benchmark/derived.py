@@ -38,6 +38,7 @@ from benchmark import (
     page,
     perclass,
     plots,
+    robustness,
     statplots,
 )
 from benchmark import block as blocks
@@ -82,7 +83,9 @@ TABLES = (
     Table("classes", perclass.COLUMNS, lambda w: perclass.class_accuracy(w.block)),
     Table("checklist", checklist.COLUMNS, lambda w: checklist.frame(w.block)),
     Table("published", against.COLUMNS, lambda w: against.published(w.block)),
+    Table("robustness", robustness.COLUMNS, lambda w: robustness.robustness(w.block)),
 )
+OPTIONAL = ("robustness",)  # no file where it has no rows: nobody measured it
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def derive(root: Path, name: str, draw: Drawn = "svg") -> Derived | None:
     with new_folder(folder) as draft:
         for table in TABLES:
             _write_table(draft, table, made[table.name])
-        for file, text in _texts(whole, pictures).items():
+        for file, text in _texts(whole, pictures, made["robustness"]).items():
             write_text(draft / file, text)
         facts: dict[str, Any] = seen | {"name": name, "pictures": [asdict(p) for p in pictures]}
         damaged = Store(root).damaged(name, whole.block.records)
@@ -160,7 +163,7 @@ def derive(root: Path, name: str, draw: Drawn = "svg") -> Derived | None:
     return Derived(folder, name, pictures, tuple(damaged), draw != "none", is_new=True)
 
 
-def _texts(whole: Whole, pictures: Sequence[Picture]) -> dict[str, str]:
+def _texts(whole: Whole, pictures: Sequence[Picture], extra: pd.DataFrame) -> dict[str, str]:
     block, compared = whole.block, whole.study.comparisons
     links: dict[str, list[str]] = {}
     for picture in pictures:
@@ -168,7 +171,7 @@ def _texts(whole: Whole, pictures: Sequence[Picture]) -> dict[str, str]:
     title = f"{block.data}, {block.arch}"
     details = {run: page.detail(record) for run, record in block.records.items()}
     return {
-        "page.md": markdown_page(block.board, title, links, compared),
+        "page.md": markdown_page(block.board, title, links, compared) + robustness.markdown(extra),
         "page.tex": latex_page(block.board, compared),
         "details.json": json.dumps(details, sort_keys=True),
     }

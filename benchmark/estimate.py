@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from benchmark import baseline
+from benchmark import baseline, tasks
 from benchmark.data import Data
 from benchmark.environment import hardware_kind
 from benchmark.ledger import TRAIN_STEP
@@ -19,7 +19,7 @@ from benchmark.record import RunRecord
 from benchmark.spec import RunSpec
 from benchmark.store import Store
 from benchmark.sweep import Cell
-from benchmark.tasks import DATA_FIELDS, Task, cached_data, is_finished, task_of, wants_optimistic
+from benchmark.tasks import DATA_FIELDS, Task, cached_data, task_of, wants_optimistic
 from methods import build as build_method
 from methods.api import Method
 
@@ -52,7 +52,7 @@ class Forecast:
 
 def is_done(cell: Cell, options: Options) -> bool:
     """Whether nothing is left to do for the cell."""
-    return is_finished(cell.spec, options)
+    return tasks.is_finished(cell.spec, options)
 
 
 def dense_tasks(cells: Iterable[Cell], options: Options) -> list[Task]:
@@ -77,7 +77,7 @@ def compare(estimated: Seconds, actual: float) -> str:
 
 def forecast(cells: list[Cell], options: Options, jobs: int) -> Forecast:
     """Seconds of each task and of them all. Cells that share scores pay for them once."""
-    waiting = [c for c in cells if not c.blocked and not is_done(c, options)]
+    waiting = [c for c in cells if not c.blocked and not tasks.is_recorded(c.spec, options)]
     if not waiting:
         return Forecast({}, Seconds())
     known = Known.gathered(waiting, options)
@@ -113,13 +113,13 @@ def makespan(tasks: Iterable[float], jobs: int) -> float:
 
 
 def _dense_cells(cells: Iterable[Cell], options: Options) -> dict[str, Cell]:
-    """Of each dense network that is not there yet the first cell that needs it."""
-    store = Store(options.results)
+    """Of each dense network that is not there yet the first cell without a record that needs it."""
     found: dict[str, Cell] = {}
     for cell in (c for c in cells if c.spec.start.kind != "random"):
         method = build_method(cell.entry, cell.spec.method.params)
         key = baseline.stage_key(cell.spec, method.own_dense)
-        if key not in found and not store.has_stage("dense", key):
+        there = key in found or Store(options.results).has_stage("dense", key)
+        if not there and not tasks.is_recorded(cell.spec, options):
             found[key] = cell
     return found
 

@@ -18,8 +18,8 @@ MOST_ROWS = 20_000  # of a further table
 NAMED = 3  # tables that break a rule
 # Tables of the page, in its order. The others, and the columns below, are in the CSV files.
 SHOWN = (
-    "comparisons", "published", "optimism", "selection", "budget", "classes", "exploratory",
-    "pooled", "ranking", "stability", "areas", "profiles",
+    "comparisons", "published", "optimism", "selection", "budget", "robustness", "classes",
+    "exploratory", "pooled", "ranking", "stability", "areas", "profiles",
 )  # fmt: skip
 UNSHOWN = {
     "protocol", "precision", "scope", "min_width", "baseline_epochs", "budget_epochs", "params",
@@ -44,7 +44,7 @@ def content(
     return Content(
         board=board,
         runs=runs,
-        frames={name: _shown(*known[name]) for name in SHOWN if len(known[name][0])},
+        frames={n: _shown(*known[n]) for n in SHOWN if n in known and len(known[n][0])},
         details=_details(found),
         cards=cards(board["method"]),
         checklist=verdicts(frames["checklist"][0]),

@@ -56,6 +56,7 @@ def settled(options: Options) -> Options:
         for name in ("data_dir", "checkpoint", "site")
         for path in [getattr(options, name)]
     }
+    full["extra_test"] = {name: path.resolve() for name, path in options.extra_test.items()}
     methods = [str(Path(m).resolve()) if m.endswith(".py") else m for m in options.methods]
     arch = str(Path(options.arch).resolve()) if is_file(options.arch) else options.arch
     return options.model_copy(update=full | {"methods": methods, "arch": arch})

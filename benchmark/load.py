@@ -8,17 +8,15 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from benchmark import archs, baseline
+from benchmark import archs
 from benchmark import block as blocks
 from benchmark.derived import TABLES, read_whole
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
-from benchmark.network import Network
+from benchmark.kept import rebuild
 from benchmark.overall import COLUMNS, Frames
 from benchmark.record import RECORD, one_line, read_plan, read_record
-from benchmark.spec import RunSpec
 from benchmark.store import Stage, Store
-from methods.api import Plan
 
 _RUN_ID = re.compile("[0-9a-f]{4,12}")
 
@@ -95,11 +93,6 @@ def load_pruned(
     except (LookupError, ValueError, RuntimeError) as error:
         raise BadInput(f"plan and weights of {folder} do not fit: {one_line(error)}") from error
     return model.eval()
-
-
-def rebuild(spec: RunSpec, plan: Plan) -> nn.Module:
-    """The architecture of the run with the planned channels removed; weights are random."""
-    return Network(baseline.new_model(spec), baseline.example(spec), spec.scope).remove(plan)
 
 
 def find_run(run: str | Path, results: Path) -> Path:

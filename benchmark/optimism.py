@@ -26,7 +26,7 @@ GAPS = {  # name: the larger, the smaller
 }
 TITLES = {"last": "last epoch", "best_val": "best validation epoch", "best_test": "best test epoch"}
 ROW = ["track", "data", "arch", "table", "target", "entry", "method", "control", "cell"]
-_KNOWN = {c.name: c for c, _ in SPEC} | {
+KNOWN = {c.name: c for c, _ in SPEC} | {
     "table": Column("table", "rows with one value stand in one printed table"),
     "entry": Column("entry", "row label"),
     "control": Column("control", "1: a control", "", 0),
@@ -45,7 +45,7 @@ def _gap_columns(over: str) -> Iterator[Column]:
 
 
 COLUMNS: list[Column] = [
-    *[_KNOWN[name] for name in ROW],
+    *[KNOWN[name] for name in ROW],
     Column("n", "seeds with a result", "", 0),
     Column(OVER[0], f"{OVER[1]}; mean over seeds", "epochs", 2),
     *[Column(f"{name}_mean", f"mean test top-1 of the {TITLES[name]}, over the seeds that have it",
@@ -53,7 +53,7 @@ COLUMNS: list[Column] = [
     *_gap_columns(""),
 ]  # fmt: skip
 METHODS: list[Column] = [
-    *[_KNOWN[name] for name in ROW if name not in ("target", "cell")],
+    *[KNOWN[name] for name in ROW if name not in ("target", "cell")],
     Column("cells", "rows of the table that were averaged", "", 0),
     Column(OVER[0], f"{OVER[1]}; mean over the runs of all these rows", "epochs", 2),
     *_gap_columns(" that have a result in all these rows, of the seed's mean over them,"),

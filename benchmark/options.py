@@ -65,11 +65,14 @@ class Options(BaseModel):
     workers: int | None = Field(None, ge=0, le=256)
     checkpoint_minutes: float = Field(10.0, ge=0)
     compile: bool = False
+    extra_test: dict[str, Path] = {}  # name of an extra test set: its folder
     results: Path = Path("results")
 
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, dict):
+            value = {k: str(v) if isinstance(v, Path) else v for k, v in value.items()}
         check_plain(str(value) if isinstance(value, Path) else value)
         return refuse_truth(value, cls.model_fields[str(info.field_name)].annotation)
 

@@ -61,6 +61,8 @@ FRAMES = {
                   "A seed is one observation: its mean over all targets."),
     "budget": ("Accuracy against total training cost", "All phases count, those before pruning "
                "too. Controls show what the same budget buys without the method."),
+    "robustness": ("Extra test sets", "What pruning cost on images of another origin or with "
+                   "corruptions, beside what it cost on the ordinary test set."),
     "classes": ("Accuracy per class", "Of the dense network and at each stage after pruning, means "
                 "over seeds. A label is known where some run got the image right; images that no "
                 "run got right are counted as unrevealed."),

@@ -24,7 +24,7 @@ from benchmark import (
 from benchmark import block as blocks
 from benchmark.cli import DONE, console, run_app, warn_of_damage
 from benchmark.columns import LEADERBOARD, Column, names
-from benchmark.derived import PICTURES, TABLES, Derived, Drawn, derive
+from benchmark.derived import OPTIONAL, PICTURES, TABLES, Derived, Drawn, derive
 from benchmark.errors import BadInput
 from benchmark.files import write_bytes, write_text
 from benchmark.store import Store
@@ -103,13 +103,14 @@ def _derived(root: Path, draw: Drawn, say: Say) -> Iterator[Derived]:
 
 
 def _frames(root: Path, found: Sequence[Derived]) -> Tables:
-    """Every table, over all blocks, by name."""
+    """Every table, over all blocks, by name; those that are optional where they have rows."""
 
     def of_blocks(name: str) -> pd.DataFrame:
         return pd.concat([part.frame(name) for part in found], ignore_index=True)
 
     frames = overall.Frames(of_blocks, overall.unrun(Store(root).stages))
-    return {name: (frames[name], columns) for name, columns in overall.COLUMNS.items()}
+    made = {name: (frames[name], columns) for name, columns in overall.COLUMNS.items()}
+    return {name: made[name] for name in made if name not in OPTIONAL or len(made[name][0])}
 
 
 def _profiles(root: Path, frames: Tables, png: bool) -> list[str]:

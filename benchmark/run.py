@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmark import report
+from benchmark import extratest, report
 from benchmark.cli import DONE, FAILED, console, run_app, warn_of_damage
 from benchmark.data import Data
 from benchmark.errors import BadInput
@@ -108,6 +108,7 @@ def main(
     compile_: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile the training.")
     ] = None,
+    extra_test: Annotated[list[str] | None, typer.Option(help="NAME=DIR, after each cell.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results directory.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same fields.")] = None,
     wait: Annotated[
@@ -130,9 +131,7 @@ def main(
     if list_ is not None:
         show_list(list_, screen)
         return DONE
-    words |= _lists(words)
-    if set_:
-        words["set"] = dict(_setting(text) for text in set_)
+    words |= _lists(words) | ({"set": dict(map(_setting, set_))} if set_ else {})
     return run(options_from(words, config), dry_run, screen, wait)
 
 
@@ -140,11 +139,13 @@ def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) ->
     """The whole job; returns the exit code."""
     options = on_site(options)
     check_writable(options.results)
-    from_library = options.pretrained
-    options = with_pretrained(options)
+    extratest.check_names(options.extra_test)
+    from_library, options = options.pretrained, with_pretrained(options)
     data = _load(options, screen)
     if from_library and (note := normalisation_note(options.arch, data.identity)):
         screen.print(note, highlight=False, soft_wrap=True)
+    for name, folder in options.extra_test.items():  # a strange one is answered now
+        extratest.read(name, folder, data.class_names, options.results / "stages")
     cells = expand(options, data)
     runnable = [c for c in cells if not c.blocked]
     jobs = at_once(options)
@@ -231,6 +232,9 @@ def hints(options: Options, failed: int) -> list[str]:
             "--dataset cifar10, or your own images: --dataset imagefolder --data-dir DIR "
             "--data-name NAME"
         )
+    if options.extra_test:
+        table = options.results / "leaderboard" / "robustness.csv"
+        found.append(f"{table} has the extra test sets, python -m benchmark.measure takes more")
     found.append(f"python -m benchmark.report --results {place} draws it all again")
     return found
 
@@ -242,6 +246,8 @@ def _load(options: Options, screen: Console) -> Data:
 
 def _lists(words: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    if "extra_test" in words:
+        found["extra_test"] = extratest.named(words["extra_test"])
     for name in ("methods", "reconstruct", "preparation"):
         if name in words:
             found[name] = [w.strip() for w in words[name].split(",") if w.strip()]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from benchmark import archs, baseline
+from benchmark import archs, baseline, shifted
 from benchmark.checkpoint import quiet
 from benchmark.claims import Busy, take_for
 from benchmark.command import command_of
@@ -194,8 +194,12 @@ def _do(
 
         said(f"{task.name}: {claim.holder} begins: {task.command}")
         context = _context(task, store, tell if team.first else report, log, stop, team)
-        record = run_one(task.spec, entry_of(task), context)
-        said(f"done: {100 * record.final.test_top1:.2f} % test top-1 in {record.seconds:.1f} s")
+        if team.lead(lambda: is_recorded(task.spec, task.options)):
+            record = store.read(task.spec)
+        else:
+            record = run_one(task.spec, entry_of(task), context)
+            said(f"done: {100 * record.final.test_top1:.2f} % test top-1 in {record.seconds:.1f} s")
+        team.lead(lambda: shifted.after_run(task.spec, task.options.extra_test, context))
     line = f"{task.name}: {100 * record.final.test_top1:.2f} % test top-1"
     cut = f" with {100 * record.flops_reduction:.1f} % of the FLOPs removed"
     return line + (cut if record.flops_reduction else "")
@@ -258,6 +262,12 @@ def _dense(task: Task, context: Context) -> str:
 
 
 def is_finished(spec: RunSpec, options: Options) -> bool:
+    """Whether nothing is left to do: no run, and no measurement on an extra test set."""
+    store = Store(options.results)
+    return is_recorded(spec, options) and not shifted.missing(store, spec, options.extra_test)
+
+
+def is_recorded(spec: RunSpec, options: Options) -> bool:
     """Whether the record is there, and the best-test-epoch figure if it was asked for."""
     store = Store(options.results)
     has_optimistic = not wants_optimistic(options) or store.measurements(spec, "optimistic")

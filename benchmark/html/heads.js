@@ -35,6 +35,11 @@ const LAYOUTS = {
     ["prepare_epochs", "Preparation epochs"], ["recovery_epochs", "Recovery epochs"],
     ["spent_epochs", "All epochs"], ["spent_gmacs", "All GMACs"], ["over_*", ""],
   ],
+  robustness: [
+    ["entry", "Method"], ...PLACE, ["target", "Target"], ["set", "Set"], ["corruption", "Corruption"], ["n", "Seeds"],
+    ["dense_mean", "Dense"], ["accuracy_mean", "Pruned"], ["drop_mean", "Drop"], ["paired_low", "95 % interval", "paired_high"],
+    ["test_drop_mean", "Drop on the test set"], ["excess_mean", "Lost more here"],
+  ],
   classes: [
     ["entry", "Method"], ...PLACE, ["target", "Target"], ["class", "Class"], ["images", "Images"],
     ["unrevealed", "Unrevealed"], ["n", "Seeds"], ["dense", "Dense"], ["before", "Before"],
