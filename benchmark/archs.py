@@ -100,7 +100,7 @@ ARCHS: dict[str, Arch] = {
     "mobilenetv2": Arch(CifarMobileNetV2, 32, paper=Paper(
         _MOBILENET + "blocks of stride 1 that change the width have a 1x1 projection as shortcut, "
         "and the first block expands by 1x1: the CIFAR code that circulates (github "
-        "kuangliu/pytorch-cifar), whose blocks White-Box uses",
+        "kuangliu/pytorch-cifar, there with ReLU), whose blocks White-Box uses",
         "MobileNet-V2",
         note="94.54 M and 2.24 M are those of mobilenetv2-torchvision, whose layers the code of "
         "their source has; that fvcore's total of this network is near is chance. White-Box's own "
