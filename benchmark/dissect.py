@@ -246,8 +246,8 @@ def main(
     def say(line: str) -> None:
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    words = {"data_dir": data_dir, "checkpoint": checkpoint, "device": device}
-    jobs = [job_of(find_run(run, results), words, method_file, False, arch) for run in runs]
+    words = {"data_dir": data_dir, "checkpoint": checkpoint, "device": device, "arch": arch}
+    jobs = [job_of(find_run(run, results), words, method_file, False) for run in runs]
     for job in jobs:
         check_scores(job)
         check_writable(job.root)

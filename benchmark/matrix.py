@@ -7,13 +7,10 @@ smaller one, the analytic cost equals fvcore's, and the smaller network learns (
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import math
 import signal
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +29,7 @@ from benchmark.errors import BadInput
 from benchmark.files import write_text
 from benchmark.images import BatchSource, DataIdentity, Images
 from benchmark.ledger import Ledger
+from benchmark.matrixcells import Cell, read_cells, write_cells
 from benchmark.matrixpage import ELSEWHERE, readme_with, render
 from benchmark.network import Network
 from benchmark.progress import counted
@@ -51,27 +49,6 @@ STEPS, RATE = 5, 1e-3
 OFFICIAL = "official"  # variants that do what the authors' code does
 MINUTES = 1
 EFFECT = 1e-3  # what pruning must change at least, relative to the largest logit
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One pair. `supported` is `yes`, `no` (n/a, with its reason) or `broken`."""
-
-    arch: str
-    structure: str
-    method: str
-    revision: int
-    supported: str
-    reason: str = ""
-    reduction: float | None = None  # reached, of TARGET
-    twin: float | None = None  # largest relative difference of masked and smaller network
-    first_loss: float | None = None
-    last_loss: float | None = None
-
-    @property
-    def key(self) -> tuple[str, str, str, int]:
-        """A cell of another structure or revision must be run again."""
-        return self.arch, self.structure, self.method, self.revision
 
 
 class Broken(Exception):
@@ -210,35 +187,6 @@ def twin_error(net: Network, plan: object, trainer: Trainer) -> float:
     if float((dense - small).abs().max() / largest) < EFFECT:
         raise Broken("pruning changes nothing")
     return error
-
-
-def read_cells(path: Path) -> list[Cell]:
-    """Cells of a file; none where there is no file."""
-    if not path.is_file():
-        return []
-
-    def number(text: str) -> float | None:
-        return float(text) if text else None
-
-    with path.open(newline="") as file:
-        return [
-            Cell(
-                row["arch"], row["structure"], row["method"], int(row["revision"]),
-                row["supported"], row["reason"],
-                *(number(row[n]) for n in ("reduction", "twin", "first_loss", "last_loss")),
-            )
-            for row in csv.DictReader(file)
-        ]  # fmt: skip
-
-
-def write_cells(path: Path, cells: Iterable[Cell]) -> None:
-    """All cells, sorted."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, [f.name for f in fields(Cell)], lineterminator="\n")
-    writer.writeheader()
-    for cell in sorted(cells, key=lambda c: (c.arch, c.method)):
-        writer.writerow({k: "" if v is None else v for k, v in asdict(cell).items()})
-    write_text(path, file.getvalue())
 
 
 def labels_of(words: str | None) -> list[str]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from benchmark.archs import ARCHS
 from benchmark.errors import BadInput
-
-if TYPE_CHECKING:
-    from benchmark.matrix import Cell
+from benchmark.matrixcells import Cell
 
 # networks of other libraries that every method is run on
 ELSEWHERE = (

@@ -56,15 +56,8 @@ class Job:
 # ---- from a record to a job ----------------------------------------------------------------------
 
 
-def job_of(
-    folder: Path,
-    words: dict[str, Any],
-    method_file: Path | None,
-    reuse_dense: bool,
-    arch: str | None = None,
-) -> Job:
-    """Everything that can be refused before images are read. `words`: data_dir, checkpoint and
-    device as given; `arch`: a user's own network, as FILE.py:FUNCTION.
+def job_of(folder: Path, words: dict[str, Any], method_file: Path | None, reuse_dense: bool) -> Job:
+    """All that can be refused before images are read. `words`: as given on the command line.
 
     Raises:
         BadInput: the record is not whole, or this code or these files are not those of the record.
@@ -80,8 +73,7 @@ def job_of(
         words = words | {"device": "cpu"}  # as recorded, also where there is a GPU
     options = options_from(data_words(spec) | {k: v for k, v in words.items() if v is not None})
     check_checkpoint(spec, options.checkpoint)
-    if arch is not None:
-        archs.find(arch)  # from now on this process knows the network of that file
+    archs.find(options.arch)  # this process knows the network of a user's own file from now on
     baseline.new_model(spec)  # another structure is answered now
     return Job(recorded, entry, options, results_of(folder), reuse_dense)
 
@@ -294,8 +286,8 @@ def main(
     def say(line: str) -> None:
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    words = {"data_dir": data_dir, "checkpoint": checkpoint, "device": device}
-    job = job_of(find_run(run, results), words, method_file, reuse_dense, arch)
+    words = {"data_dir": data_dir, "checkpoint": checkpoint, "device": device, "arch": arch}
+    job = job_of(find_run(run, results), words, method_file, reuse_dense)
     try:
         with scratch(job.root, into, keep, say) as place:
             return reproduce(job, place, screen, say)

@@ -183,8 +183,7 @@ def _do(
         return _dense(task, _context(task, store, report, log, stop, team))
     said = log if team.first else quiet
     with take_for(team, store.claims, "run", task.spec.run_id, wait, said) as claim:
-        # by somebody else, while we waited
-        if team.lead(lambda: is_finished(task.spec, task.options)):
+        if team.lead(lambda: is_finished(task.spec, task.options)):  # by others, meanwhile
             return f"{task.name}: done by another process"
         told = store.claims.news(claim)
 

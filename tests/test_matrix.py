@@ -13,7 +13,8 @@ from benchmark import archs, matrix
 from benchmark.archs import ARCHS, structure_hash
 from benchmark.cli import invoke
 from benchmark.errors import BadInput
-from benchmark.matrix import Broken, Cell, learn, read_cells, twin_error, write_cells
+from benchmark.matrix import Broken, learn, twin_error
+from benchmark.matrixcells import Cell, read_cells, write_cells
 from benchmark.matrixpage import BEGIN, ELSEWHERE, END, body, general, readme_with, render
 from benchmark.network import Network
 from methods import find
