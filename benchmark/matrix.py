@@ -47,7 +47,7 @@ TARGET = 0.3
 SIZE = 32  # of images, for networks that are made for 224 too
 STEPS, RATE = 5, 1e-3
 OFFICIAL = "official"  # variants that do what the authors' code does
-MINUTES = 1
+MINUTES = 0.5
 EFFECT = 1e-3  # what pruning must change at least, relative to the largest logit
 
 

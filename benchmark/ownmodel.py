@@ -7,7 +7,6 @@ file under that hash, so whoever holds a run can build its network once the file
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from types import ModuleType
 from torch import nn
 
 from benchmark.errors import BadInput
+from methods import import_file
 
 FUNCTION = "build"  # unless another is named
 _STEM = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,47}")  # becomes the name of a folder
@@ -66,20 +66,10 @@ def _module_name(source: str) -> str:
 
 
 def _imported(path: Path, source: str) -> ModuleType:
-    name = _module_name(source)
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # classes of the file look their module up
     try:
-        spec.loader.exec_module(module)
+        return import_file(path, _module_name(source))
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
         raise BadInput(f"--arch {path} cannot be imported: {_said(error)}") from error
-    return module
 
 
 def _builder(module: ModuleType, function: str, label: str) -> Callable[[int], nn.Module]:

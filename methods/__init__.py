@@ -307,23 +307,31 @@ def _check_integers(value: Any) -> None:
         _check_integers(inner)
 
 
-def _import_file(path: Path, digest: str) -> ModuleType:
-    name = f"user_method_{path.stem}_{digest}"
+def import_file(path: Path, name: str) -> ModuleType:
+    """The module in a user's file, run once in a process under this name. Raises whatever its code
+    raises."""
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up while the class body runs
+    sys.modules[name] = module  # classes look their module up while the body of the file runs
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException:
         del sys.modules[name]
+        raise
+    return module
+
+
+def _import_file(path: Path, digest: str) -> ModuleType:
+    try:
+        return import_file(path, f"user_method_{path.stem}_{digest}")
+    except (Exception, SystemExit) as error:
         raise UnknownMethod(
             f"method file {path} cannot be imported: {type(error).__name__}: {_one_line(error)}"
         ) from error
-    return module
 
 
 def _only_method(module: ModuleType) -> type[Method]:
