@@ -76,7 +76,8 @@ def official_search(net: Network, scores: Scores, budget: Budget) -> Plan:
     the last one tried where none does.
 
     Raises:
-        Unsupported: multiples are asked for, which the search of the code does not know.
+        Unsupported: multiples are asked for, or a group of a grouped convolution goes together,
+            which the search of the code does not know.
     """
     if budget.round_to > 1:
         raise Unsupported("--round-to: the width search of the official code has no multiples")
@@ -86,6 +87,10 @@ def official_search(net: Network, scores: Scores, budget: Budget) -> Plan:
         threshold = pool[max(0, int(len(pool) * percent / 100) - 1)]
         for group in net.groups:
             score = scores[group.layers[0]].cpu()
+            if len(score) != group.width:
+                raise Unsupported(
+                    f"the official search has no units of several channels: {group.name}"
+                )
             floor = max(1, int(group.width * budget.min_keep))
             width = max(int((score >= threshold).sum()), floor)
             order = torch.sort(score, descending=True, stable=True).indices
