@@ -32,6 +32,7 @@ from benchmark.ledger import Ledger
 from benchmark.matrixcells import Cell, read_cells, write_cells
 from benchmark.matrixpage import ELSEWHERE, readme_with, render
 from benchmark.network import Network
+from benchmark.phase import Diverged
 from benchmark.progress import counted
 from benchmark.randomise import randomise
 from benchmark.spec import Recipe
@@ -48,6 +49,7 @@ SIZE = 32  # of images, for networks that are made for 224 too
 STEPS, RATE = 5, 1e-3
 OFFICIAL = "official"  # variants that do what the authors' code does
 MINUTES = 0.5
+LOST = 1e6  # a loss from which no step leads back
 EFFECT = 1e-3  # what pruning must change at least, relative to the largest logit
 
 
@@ -134,7 +136,7 @@ def run_cell(label: str, entry: Entry, bench: Bench) -> Cell:
         x, _ = bench.trainer(0).train.batch(torch.arange(1))
         if done.net.macs(done.plan.widths()) != flops.cost(removed, x).macs:
             raise Broken("analytic cost and fvcore differ")
-    except (NotApplicable, Unsupported) as reason:
+    except (NotApplicable, Unsupported, Diverged) as reason:
         return Cell(*start, "no", str(reason))
     except TooSlow:
         return Cell(*start, "no", f"takes more than {MINUTES} min of CPU on these few images")
@@ -149,6 +151,7 @@ def learn(model: nn.Module, trainer: Trainer) -> tuple[float, float]:
 
     Raises:
         Broken: it is not finite, or does not fall.
+        Diverged: it is lost before the first step: that is the method's own doing.
     """
     x, y = trainer.train.batch(torch.arange(BATCH))
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
@@ -161,6 +164,8 @@ def learn(model: nn.Module, trainer: Trainer) -> tuple[float, float]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    if not losses[0] < LOST:
+        raise Diverged(f"its preparation makes the network diverge: a loss of {losses[0]:.0e}")
     if not all(map(math.isfinite, losses)) or losses[-1] >= losses[0]:
         raise Broken(f"the pruned network does not learn: losses {losses[0]:g} to {losses[-1]:g}")
     return round(losses[0], 4), round(losses[-1], 4)

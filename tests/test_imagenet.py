@@ -252,6 +252,7 @@ def check_team(root: Path, tmp_path: Path, workers: int) -> None:
     assert abs(len(first) - len(second)) <= 6
 
 
+@pytest.mark.slow
 def test_each_process_of_a_team_decodes_its_own_parts(root: Path, tmp_path: Path) -> None:
     check_team(root, tmp_path, 0)
 
@@ -294,6 +295,7 @@ def test_workers_on_a_cpu_are_asked_for() -> None:
 PAGE = (Path(__file__).parents[1] / "docs/imagenet.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(root: Path, tmp_path: Path) -> None:
     """On images of ours, by the smallest network."""
     commands = re.findall(r"\$ (python -m benchmark\.[^\n]+)", PAGE)

@@ -17,6 +17,7 @@ from benchmark.matrix import Broken, learn, twin_error
 from benchmark.matrixcells import Cell, read_cells, write_cells
 from benchmark.matrixpage import BEGIN, ELSEWHERE, END, body, general, readme_with, render
 from benchmark.network import Network
+from benchmark.phase import Diverged
 from methods import find
 from methods.api import Plan
 
@@ -50,6 +51,15 @@ def test_a_network_that_cannot_learn_is_broken() -> None:
     model.fc.bias.requires_grad_(True)
     model.fc.bias.register_hook(lambda gradient: -gradient)  # climbs
     with pytest.raises(Broken, match="does not learn"):
+        learn(model, bench.trainer(0))
+
+
+def test_a_network_that_is_lost_before_it_learns_is_the_methods_doing() -> None:
+    bench = matrix.bench_of("resnet8")
+    model = bench.network(0).dense()
+    with torch.no_grad():
+        model.fc.weight.mul_(1e12)
+    with pytest.raises(Diverged, match=r"a loss of \de\+1\d"):
         learn(model, bench.trainer(0))
 
 

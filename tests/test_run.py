@@ -323,7 +323,7 @@ def test_a_killed_worker_takes_nothing_along_and_its_work_goes_on(tmp_path: Path
     assert second in _workers(tmp_path)  # undisturbed
     assert launcher.poll() is None
     os.killpg(launcher.pid, signal.SIGINT)
-    launcher.communicate(timeout=120)
+    launcher.communicate(timeout=400)
     assert _wait_for(lambda: not any(_is_alive(pid) for pid in (second, *again)))
     logs = "".join(path.read_text() for path in (tmp_path / "logs").glob("dense-*.log"))
     assert f"from process {first} on" in logs
@@ -435,7 +435,7 @@ def test_ctrl_c_ends_the_grid_cleanly_and_it_goes_on(tmp_path: Path) -> None:
     launcher = _launch(tmp_path)
     workers = _wait_for(lambda: _workers(tmp_path))
     os.killpg(launcher.pid, signal.SIGINT)
-    _, said = launcher.communicate(timeout=120)
+    _, said = launcher.communicate(timeout=400)
     assert launcher.returncode == 130
     assert said.splitlines() == [
         "error: interrupted: what is finished is kept, the same command goes on from there"
