@@ -75,4 +75,4 @@ def _mark(cell: Cell | None, notes: dict[str, int]) -> str:
 
 def general(reason: str) -> str:
     """A reason without the layers it names, so that like ones share a number."""
-    return re.sub(r"\b[\w-]+(\.[\w-]+)+\b", "(layer)", reason)
+    return re.sub(r"\b(?![\d.]+\b)[\w-]+(\.[\w-]+)+\b", "(layer)", reason)
