@@ -94,7 +94,7 @@ class Options(BaseModel):
         on a CPU use them all."""
         if self.workers is not None:
             return self.workers
-        has_gpu = self.torch_device().type == "cuda"
+        has_gpu = self.kind_of_device() == "cuda"
         return min(MOST_DECODERS, len(os.sched_getaffinity(0)) - 1) if has_gpu else 0
 
     def device_here(self) -> torch.device | None:
