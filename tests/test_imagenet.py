@@ -285,6 +285,13 @@ def test_the_full_baseline_is_the_recipe_of_90_epochs() -> None:
         assert baseline_recipe(preset, "cifar10") == baseline_recipe(preset, "birds")
 
 
+def test_a_cluster_with_gpus_is_planned_for_where_there_is_none() -> None:
+    """The login node asks for the nodes' device, and never for one of its own."""
+    options = Options(executor="slurm", device="cuda")
+    assert options.kind_of_device() == "cuda"
+    assert options.decoders() >= 0
+
+
 def test_workers_on_a_cpu_are_asked_for() -> None:
     assert Options(device="cpu").decoders() == 0
     assert Options(device="cpu", workers=3).decoders() == 3
