@@ -36,7 +36,7 @@ STOPPED_ANEW = (
 )
 DATA_FIELDS = (
     "dataset", "data_dir", "data_name", "image_size", "normalize", "track", "results", "workers",
-    "device",
+    "device", "executor",
 )  # fmt: skip
 
 Report = Callable[[str, str, int, int], None]  # cell, phase, done, total

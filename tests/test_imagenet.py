@@ -32,6 +32,7 @@ from benchmark.options import Options
 from benchmark.recipes import baseline_recipe, recovery_recipe
 from benchmark.schedule import Schedule, rate_at
 from benchmark.store import Store
+from benchmark.tasks import DATA_FIELDS
 from benchmark.team import ALONE, Team
 
 WORDS = [
@@ -290,6 +291,8 @@ def test_a_cluster_with_gpus_is_planned_for_where_there_is_none() -> None:
     options = Options(executor="slurm", device="cuda")
     assert options.kind_of_device() == "cuda"
     assert options.decoders() >= 0
+    of_data = Options.model_validate_json(options.model_dump_json(include=set(DATA_FIELDS)))
+    assert of_data.decoders() == options.decoders()  # what estimates and cells read the data by
 
 
 def test_workers_on_a_cpu_are_asked_for() -> None:
