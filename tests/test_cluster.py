@@ -6,12 +6,15 @@ test has as few of them as show the matter.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -99,6 +102,23 @@ def in_recovery(root: Path) -> Callable[[], bool]:
         return any(c.total / 10 < c.done < c.total / 2 for c in found)
 
     return ready
+
+
+@contextlib.contextmanager
+def stopped(root: Path) -> Iterator[Callable[[], bool]]:
+    """The cell's process stands still within the block; yields whether a warning waits for it."""
+    (claim,) = [c for c in Store(root).claims.all() if c.kind == "run"]
+
+    def warned() -> bool:
+        lines = Path(f"/proc/{claim.pid}/status").read_text().splitlines()
+        pending = [int(line.split()[1], 16) for line in lines if line.startswith("ShdPnd")]
+        return bool(pending[0] >> (signal.SIGUSR2 - 1) & 1)
+
+    os.kill(claim.pid, signal.SIGSTOP)
+    try:
+        yield warned
+    finally:
+        os.kill(claim.pid, signal.SIGCONT)
 
 
 def outcomes(root: Path) -> dict[str, Any]:
@@ -280,7 +300,9 @@ def test_a_job_whose_time_runs_out_goes_back_into_the_queue(
     """SLURM warns it before the end of its limit, which is lowered here rather than waited for."""
     root = tmp_path / "r"
     job = start_long(root, site(tmp_path, signal_seconds=200), long_here)
-    subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=3"], check=True)
+    with stopped(root) as warned:  # SLURM looks at limits twice a minute; training takes seconds
+        subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=3"], check=True)
+        wait(warned)
     wait(lambda: "goes back into the queue" in job_log(root))
     subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=9"], check=False)
     ends_the_same(root, long_here)
