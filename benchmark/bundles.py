@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmark.estimate import clock_time
+from benchmark.makespan import clock_time
 from benchmark.probe import Seconds
 from benchmark.tasks import Task
 

@@ -41,8 +41,10 @@ def _recipe(spec: RunSpec) -> str:
 
 
 def _allocation(spec: RunSpec) -> str:
-    """With what widths are multiples of, where it is not 1."""
-    return spec.allocation + (f", multiples of {spec.round_to}" if spec.round_to > 1 else "")
+    """With what widths are multiples of, where it is not 1, and with the schedule, where channels
+    go in several rounds: rows that differ in these are not compared."""
+    multiples = f", multiples of {spec.round_to}" if spec.round_to > 1 else ""
+    return spec.allocation + multiples + (f", {spec.schedule}" if spec.in_rounds else "")
 
 
 def _board(spec: RunSpec) -> str:

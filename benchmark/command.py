@@ -35,6 +35,7 @@ def command_of(cell: Cell, options: Options, label: str) -> str:
         "reconstruct": [spec.reconstruct],
         "precision": spec.precision,
         "round_to": spec.round_to,
+        "schedule": [spec.schedule],
         "allocation": _allocation(cell),
         "controls": False,
     }

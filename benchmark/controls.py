@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from benchmark.spec import RunSpec
+from benchmark.spec import ONE_SHOT, RunSpec
 from methods import Entry, find, names
 
 
@@ -24,6 +24,7 @@ class Row:
     preparation: Literal["charged", "free"] = "charged"
     reconstruct: Literal["none", "ls"] = "none"
     allocation: Literal["method", "global", "uniform"] = "method"
+    schedule: str = ONE_SHOT
 
 
 def suite() -> list[Entry]:
@@ -41,13 +42,14 @@ def beside(asked: Sequence[tuple[Row, RunSpec]]) -> Iterator[Row]:
     among them already. Where nothing is pruned there is nothing to control."""
     for row, _ in asked:
         yield from _both_budgets(row)
-    allocations = dict.fromkeys(s.allocation for _, s in asked if s.allocation != "none")
+    ways = dict.fromkeys((s.allocation, s.schedule) for _, s in asked if s.allocation != "none")
     places = dict.fromkeys((row.target, row.seed) for row, _ in asked)
     for target, seed in places:
         for entry in suite():
-            for allocation in allocations:
-                for row in _with_reconstruction(Row(entry, target, seed)):
-                    yield from _both_budgets(replace(row, allocation=_nearest(entry, allocation)))
+            for allocation, schedule in ways:
+                own = Row(entry, target, seed, allocation=_nearest(entry, allocation))
+                for row in _with_reconstruction(replace(own, schedule=schedule)):
+                    yield from _both_budgets(row)
 
 
 def _both_budgets(row: Row) -> list[Row]:

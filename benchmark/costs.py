@@ -19,12 +19,11 @@ import pandas as pd
 from benchmark import frames
 from benchmark.block import Block
 from benchmark.columns import LEADERBOARD, POINTS, Column
-from benchmark.ledger import TRAIN_STEP, Entry, Ledger
+from benchmark.ledger import TRAIN_STEP, Entry, Ledger, is_recovery
 from benchmark.matchups import REFERENCES, Row, reference
 from benchmark.record import RunRecord
 
 GIGA = "10^9 MACs"
-RECOVERY = "recovery"  # the ledger's name of the phase; whatever else trains is preparation
 ROW = [
     "track", "data", "arch", "table", "target", "entry", "method", "control", "start",
     "preparation", "cell", "n", "final_mean", "final_low", "final_high", "dense_mean",
@@ -90,8 +89,8 @@ def spent(record: RunRecord) -> Spent:
     """From the ledger of a run and the recipe of its dense network."""
     entries = Ledger.rows(record.spent.rows)
     training = [e for e in entries if e.kind != "forward"]
-    recovery = [e for e in training if e.phase == RECOVERY]
-    before = [e for e in training if e.phase != RECOVERY]
+    recovery = [e for e in training if is_recovery(e.phase)]
+    before = [e for e in training if not is_recovery(e.phase)]
     forward = [e for e in entries if e.kind == "forward"]
     dense_epochs, dense_macs = _dense(record, entries)
     return Spent(

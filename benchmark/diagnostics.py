@@ -13,8 +13,9 @@ from benchmark import select
 from benchmark.context import Context, budget_of, make_trainer
 from benchmark.dissection import short
 from benchmark.network import Network
-from benchmark.planning import check_agreement, check_selection, make_plan
+from benchmark.planning import make_plan
 from benchmark.schedule import Schedule
+from benchmark.selection import check_agreement, check_selection
 from benchmark.spec import RunSpec, canonical
 from benchmark.verdict import Say
 from methods.api import Method, Plan

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import heapq
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from benchmark import baseline, tasks
 from benchmark.data import Data
 from benchmark.environment import hardware_kind
-from benchmark.ledger import TRAIN_STEP
+from benchmark.ledger import TRAIN_STEP, is_recovery
+from benchmark.makespan import clock_time
 from benchmark.options import Options
-from benchmark.planning import networks_judged, scores_key
+from benchmark.planning import scores_key
 from benchmark.probe import Past, Probe, Seconds, Work, among, fitted, thinner
 from benchmark.progress import duration
 from benchmark.record import RunRecord
+from benchmark.selection import networks_judged
 from benchmark.spec import RunSpec
 from benchmark.store import Store
 from benchmark.sweep import Cell
@@ -29,6 +30,7 @@ START = Seconds(4.0, 6.0, 15.0)  # of worker processes, once
 UNKNOWN_SCORES = Seconds(0.0, 0.5, 2.0)
 UNKNOWN_PLAN = Seconds(0.0, 6000.0, 20000.0)
 UNKNOWN_REFIT = Seconds(0.0, 1500.0, 6000.0)
+MANY_ROUNDS = 20.0  # where there are as many as groups
 OTHER_ARCH = Seconds(0.7, 1.0, 1.5)  # scoring per training step, from one architecture to another
 
 
@@ -88,28 +90,13 @@ def forecast(cells: list[Cell], options: Options, jobs: int) -> Forecast:
         method = build_method(cell.entry, cell.spec.method.params)
         key = scores_key(cell.spec, method.prepares)
         there = key in scored or known.store.has_stage("scores", key)
-        found[cell.spec.run_id] = known.cell(cell, method, not (_by_scores(method) and there))
+        finds = there and _by_scores(method) and not cell.spec.in_rounds
+        found[cell.spec.run_id] = known.cell(cell, method, not finds)
         scored.add(key)
     total = clock_time(list(dense.values()), jobs) + clock_time(list(found.values()), jobs)
     if jobs > 1 and len(dense) + len(found) > 1:
         total += START
     return Forecast(dense | found, total, tuple(dense), len(known.used), bool(known.probe.timed))
-
-
-def clock_time(tasks: Sequence[Seconds], jobs: int) -> Seconds:
-    """Until the last task ends, if each goes to the worker that is free first. The ends of the
-    range are those of all tasks together: one slow step makes all of them slow."""
-    ends = ("low", "middle", "high")
-    return Seconds(*(makespan([getattr(task, end) for task in tasks], jobs) for end in ends))
-
-
-def makespan(tasks: Iterable[float], jobs: int) -> float:
-    """Seconds of list scheduling. Longer tasks never end sooner: sorted, the loads of the workers
-    stay ordered at every step."""
-    loads = [0.0] * max(1, jobs)
-    for seconds in tasks:
-        heapq.heapreplace(loads, loads[0] + seconds)
-    return max(loads)
 
 
 def _dense_cells(cells: Iterable[Cell], options: Options) -> dict[str, Cell]:
@@ -188,12 +175,14 @@ class Known:
     def cell(self, cell: Cell, method: Method, pays: bool) -> Seconds:
         """Of a run; `pays`: it makes its scores itself, rather than finding them made."""
         spec = cell.spec
-        checked = _by_scores(method) and method.informed and bool(len(self.data.val))
+        judged = _by_scores(method) and method.informed and not spec.in_rounds
+        checked = judged and bool(len(self.data.val))
         work = Work.of(spec, self.data, self.optimistic, checked * networks_judged(spec.allocation))
         own = [p for p in self.near(spec) if _label(p) == spec.method.label]
         if own:
             like = self.take(
                 own,
+                lambda p: p.record.spec.schedule == spec.schedule,
                 lambda p: p.record.spec.reconstruct == spec.reconstruct,
                 lambda p: p.work.kept == work.kept,
                 lambda p: p.paid == pays,
@@ -207,7 +196,8 @@ class Known:
         passed = max(0.0, trained) + work.aside / TRAIN_STEP
         found = self.pace(spec, work.kept) * passed + self.rest(cell, method, checked)
         found += self.refit(spec, [])
-        return found + self.decided(spec, method, work, fit) if pays else found
+        rounds = spec.steps or (MANY_ROUNDS if spec.in_rounds else 1)
+        return found + self.decided(spec, method, work, fit) * rounds if pays else found
 
     def refit(self, spec: RunSpec, like: list[Past]) -> Seconds:
         """Of the update of all weights, where it is asked for and no run like it had it."""
@@ -279,7 +269,7 @@ def _payers(records: Iterable[RunRecord]) -> set[str]:
     groups: dict[str, list[tuple[float, str]]] = {}
     for record in records:
         key = record.run_id if record.tied_share is None else scores_key(record.spec)
-        recovery = sum(r["seconds"] for r in record.spent.rows if r["phase"] == "recovery")
+        recovery = sum(r["seconds"] for r in record.spent.rows if is_recovery(r["phase"]))
         groups.setdefault(key, []).append((record.seconds - recovery, record.run_id))
     return {max(group)[1] for group in groups.values()}
 

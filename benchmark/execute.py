@@ -22,14 +22,14 @@ from benchmark.encoding import encode, weights_digest
 from benchmark.latency import latency
 from benchmark.ledger import Ledger
 from benchmark.network import Network
-from benchmark.planning import check_agreement, check_selection, make_plan
-from benchmark.reconstruct import reconstruct
 from benchmark.record import (
     Accuracy,
     RunRecord,
     Spent,
 )
 from benchmark.recovery import Outcome, read_start, recover, write_optimistic
+from benchmark.rounds import choose
+from benchmark.selection import check_agreement, check_selection
 from benchmark.spec import RunSpec, digest
 from benchmark.store import Stage
 from benchmark.trainer import Trainer
@@ -51,16 +51,13 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     trainer.use(net)
     arrays = read_start(net, dense, trainer, test)
     budget = budget_of(spec, net)
-    plan, scores = make_plan(spec, method, net, budget, trainer, context)
-    judged = net
-    if spec.reconstruct == "ls":
-        judged = net.copy()  # the choice is judged on the weights it was made on
-        reconstruct(net, plan, trainer)
-    pruned = net.remove(plan)
+    kept = checkpoints_of(context, "recovery", _recovery_name(spec, context))
+    chosen = choose(spec, method, net, trainer, kept, context)
+    plan, pruned, scores = chosen.plan, chosen.pruned, chosen.scores
     price = flops.cost(pruned, baseline.example(spec))
     _check_price(net, plan, price)
     context.log(f"pruned: {_removed(price, dense.cost)} of the FLOPs removed")
-    trainer.checkpoints = checkpoints_of(context, "recovery", _recovery_name(spec, context))
+    trainer.checkpoints = kept
     outcome = recover(spec, pruned, price, trainer, test, context)
     outcome.arrays = arrays | outcome.arrays
     record = RunRecord(
@@ -80,7 +77,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         final=outcome.final,
         best_val=outcome.best_val,
         at_chance=_at_chance(outcome.final, len(test), spec.data.num_classes),
-        selection=check_selection(method, judged, scores, plan, budget, trainer),
+        selection=check_selection(method, chosen.judged, scores, plan, budget, trainer),
         seed_agreement=check_agreement(spec, method, net, scores, plan, budget, context),
         tied_share=select.tied_share({n: scores[n] for n in net.layers}) if scores else None,
         method_facts=encode(trainer.notes),

@@ -13,7 +13,7 @@ from functools import cache
 from benchmark.boards import SETTING
 from benchmark.controls import is_reference, suite
 from benchmark.frames import MOST_FLOOR, SATURATED
-from benchmark.ledger import FORWARD_SHARE
+from benchmark.ledger import FORWARD_SHARE, is_recovery
 from benchmark.paired import MARGIN
 from benchmark.record import RunRecord
 from benchmark.select import TOLERANCE
@@ -24,7 +24,6 @@ from methods import Entry, UnknownMethod, build, find
 MOST_EXCESS = 1.0  # points of FLOPs reduction beyond the target
 LEAST_SPENT = 0.99  # of the budget
 EXACT = 1e-9
-RECOVERY = "recovery"
 OWN_RECIPES = Found(None, "each paper's own recipe")
 
 
@@ -251,7 +250,9 @@ def both_preparations(view: View) -> Found:
 
 def prepares(rows: Iterable[dict[str, object]]) -> bool:
     """Whether a ledger holds training before removal, charged or free."""
-    return any(r["kind"] != "forward" and r["phase"] != RECOVERY and r["images"] for r in rows)
+    return any(
+        r["kind"] != "forward" and not is_recovery(str(r["phase"])) and r["images"] for r in rows
+    )
 
 
 def trained_out(view: View) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -9,6 +10,11 @@ FORWARD_SHARE = 0.05  # of the budget: forward-only scoring, and BN recalibratio
 TRAIN_STEP = 3  # MACs of forward, gradient of inputs and gradient of weights
 
 Kind = Literal["charged", "free", "forward"]
+
+
+def is_recovery(phase: str) -> bool:
+    """Whether a phase trains what is left; a schedule has one after each round."""
+    return re.fullmatch(r"recovery(-\d+)?", phase) is not None
 
 
 class BudgetExceeded(Exception):

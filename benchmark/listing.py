@@ -83,7 +83,8 @@ def _name(cell: Cell) -> str:
     spec = cell.spec
     ls = " + ls" if spec.reconstruct == "ls" else ""
     free = " (preparation free)" if spec.preparation == "free" else ""
-    return f"{spec.method.label}{ls}{free}"
+    rounds = f" {spec.schedule}" if spec.in_rounds else ""
+    return f"{spec.method.label}{ls}{rounds}{free}"
 
 
 def added_line(cells: list[Cell]) -> str:

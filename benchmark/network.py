@@ -38,9 +38,16 @@ Scope = Literal["inner", "all"]
 
 class Network(nn.Module):
     """See `methods.api.Network`. `example` is one image (1, 3, H, W); `scope` decides which groups
-    may lose channels: `inner` = one writer outside the residual stream, `all` = coupled too."""
+    may lose channels: `inner` = one writer outside the residual stream, `all` = coupled too.
+    `dense`: widths that minimum widths are shares of, where the model was pruned before."""
 
-    def __init__(self, model: nn.Module, example: Tensor, scope: Scope = "inner") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Tensor,
+        scope: Scope = "inner",
+        dense: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
         self._skeleton = (copy.deepcopy(model).cpu(),)  # in a tuple: not a submodule of this one
         self.traced = trace(copy.deepcopy(model).cpu())
@@ -58,6 +65,7 @@ class Network(nn.Module):
         self.groups = tuple(c.group for c in self.candidates if c.kind in kinds)
         written = {n for g in self.groups for n in g.layers}
         self.layers = tuple(n for n in self._modules_in_order() if n in written)
+        self._dense = dict(dense or {g.name: g.width for g in self.groups})
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.traced(x, labels)
@@ -260,9 +268,8 @@ class Network(nn.Module):
 
     def limits(self, budget: Budget) -> select.Widths:
         """Full and smallest widths of the groups in scope."""
-        return select.Widths.of(
-            {g.name: g.width for g in self.groups}, budget.min_keep, budget.round_to
-        )
+        full = {g.name: g.width for g in self.groups}
+        return select.Widths.of(full, budget.min_keep, budget.round_to, self._dense)
 
     def group_scores(self, scores: Scores, comparable: bool) -> dict[str, Tensor]:
         """Scores of units: mean over the layers that write the group. Layers are put on one scale

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from pydantic import (
 
 from benchmark.errors import BadInput
 from benchmark.record import check_plain, one_line, refuse_unknown
-from benchmark.spec import Track, refuse_truth
+from benchmark.spec import ONE_SHOT, SCHEDULES, Track, refuse_truth
 from methods import parse_toml
 
 MOST_DECODERS = 8  # unless --workers says so
@@ -46,6 +47,7 @@ class Options(BaseModel):
     preparation: list[Literal["charged", "free"]] = Field(["charged"], min_length=1)
     min_width: float = Field(0.1, gt=0, lt=1)
     round_to: int = Field(1, ge=1, le=1024)
+    schedule: list[str] = Field([ONE_SHOT], min_length=1)
     controls: bool = True
     optimistic: bool | None = None
     epochs: float | None = Field(None, gt=0)
@@ -75,6 +77,14 @@ class Options(BaseModel):
             value = {k: str(v) if isinstance(v, Path) else v for k, v in value.items()}
         check_plain(str(value) if isinstance(value, Path) else value)
         return refuse_truth(value, cls.model_fields[str(info.field_name)].annotation)
+
+    @field_validator("schedule")
+    @classmethod
+    def _known_schedules(cls, value: list[str]) -> list[str]:
+        for word in value:
+            if not re.match(SCHEDULES, word):
+                raise ValueError(f"'{word}' is none of one-shot, iterative:K (2 to 99), layerwise")
+        return value
 
     def torch_device(self) -> torch.device:
         """Raises BadInput if CUDA is asked for and absent."""

@@ -1,49 +1,44 @@
-"""Scores, plans, and whether the choice carries information."""
+"""Scores and plans, each worked out once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from benchmark import select
 from benchmark.checkpoint import Moment, joined, part, seed_everything
 from benchmark.claims import take_for
-from benchmark.context import Context, checkpoints_of, make_trainer, start
+from benchmark.context import Context, checkpoints_of
 from benchmark.encoding import encode
 from benchmark.ledger import BudgetExceeded, Ledger
 from benchmark.meter import metered
 from benchmark.network import Network
 from benchmark.phase import EpochRow
-from benchmark.record import (
-    SeedAgreement,
-    SelectionCheck,
-)
 from benchmark.schedule import phase_seed
-from benchmark.spec import RunSpec, Seeds, digest, identity
+from benchmark.spec import RunSpec, digest, identity
 from benchmark.store import Stage
 from benchmark.trainer import Trainer
-from methods.api import Allocation, Budget, Method, Plan, Unsupported
-
-# Of the selection check, per seed and sort of widths. One costs 1.7 % of a run of the demo.
-RANDOM_DRAWS = 5
-OWN_DRAWS, UNIFORM_DRAWS = 3, 4  # salts of their generators; 3 is that of all earlier records
-SECOND_SEED = 1_000_003  # added to the run seed for the agreement between method seeds
+from methods.api import Budget, Method, Plan
 
 
 def make_plan(
-    spec: RunSpec, method: Method, net: Network, budget: Budget, trainer: Trainer, context: Context
+    spec: RunSpec,
+    method: Method,
+    net: Network,
+    budget: Budget,
+    trainer: Trainer,
+    context: Context,
+    number: int = 1,
 ) -> tuple[Plan, dict[str, Tensor] | None]:
     """The plan, and the scores behind it if the method has any. Scores do not depend on target or
-    allocation, so one scoring stage serves all of them."""
+    allocation, so one scoring stage serves all of them; in later rounds of a schedule (`number`)
+    they depend on all that came before."""
     if type(method).prune is not Method.prune:
-        return planned(spec, method, net, budget, trainer, context), None
-    scores = scored(spec, method, net, trainer, context)
+        return planned(spec, method, net, budget, trainer, context, number), None
+    scores = scored(spec, method, net, trainer, context, number)
     seed_everything(phase_seed(spec.seeds.run, "select"))  # whoever made the scores
     plan = method.select(net, scores, budget)
     _check_plan(plan, net, budget)
@@ -103,17 +98,25 @@ def _check_multiples(plan: Plan, limits: select.Widths) -> None:
         )
 
 
-def scores_key(spec: RunSpec, prepares: bool = True) -> str:
+def scores_key(spec: RunSpec, prepares: bool = True, number: int = 1) -> str:
     """Everything that scoring depends on (DECISIONS 6); how recovery trains matters only to
-    methods that train themselves."""
+    methods that train themselves, and to later rounds."""
+    if number > 1:
+        return digest([number, identity(spec)])
     apart = {"allocation", "rates", "flops_reduction", "min_width", "round_to", "reconstruct"}
+    apart |= {"schedule"}
     if not prepares:
         apart |= {"recovery", "preparation"}
     return digest({k: v for k, v in identity(spec).items() if k not in apart})
 
 
 def scored(
-    spec: RunSpec, method: Method, net: Network, trainer: Trainer, context: Context
+    spec: RunSpec,
+    method: Method,
+    net: Network,
+    trainer: Trainer,
+    context: Context,
+    number: int = 1,
 ) -> dict[str, Tensor]:
     """Scores per layer; `net` and `trainer` are left as scoring leaves them, reused or not."""
 
@@ -122,14 +125,20 @@ def scored(
         _check_scores(scores, net)
         return Moment(scores, {})
 
-    key = scores_key(spec, method.prepares)
+    key = scores_key(spec, method.prepares, number)
     found = _once("scores", key, work, net, trainer, context).tensors
     first = [n for n in net.layers if n in found]  # a file does not keep the order
     return {n: found[n] for n in (*first, *sorted(found.keys() - set(first)))}
 
 
 def planned(
-    spec: RunSpec, method: Method, net: Network, budget: Budget, trainer: Trainer, context: Context
+    spec: RunSpec,
+    method: Method,
+    net: Network,
+    budget: Budget,
+    trainer: Trainer,
+    context: Context,
+    number: int = 1,
 ) -> Plan:
     """The plan of a method that decides everything; `net` and `trainer` as in `scored`."""
 
@@ -139,7 +148,9 @@ def planned(
         net.unmask()
         return Moment({}, {group: [int(i) for i in kept] for group, kept in plan.keep.items()})
 
-    content = spec.model_dump(mode="json", exclude={"reconstruct"})
+    content = spec.model_dump(mode="json", exclude={"reconstruct", "schedule"})
+    if spec.in_rounds:
+        content |= {"schedule": spec.schedule, "round": number}
     key = digest(content | {"data": identity(spec.data)})
     found = _once("plan", key, work, net, trainer, context)
     return Plan({group: tuple(kept) for group, kept in sorted(found.facts.items())})
@@ -193,99 +204,3 @@ def _facts_of(trainer: Trainer) -> dict[str, Any]:
         "curve": [asdict(row) for row in trainer.curve],
         "resumed": trainer.resumed,
     }
-
-
-def networks_judged(allocation: Allocation) -> int:
-    """By the check of a choice: itself, its inverse, and draws at one or at two sorts of widths."""
-    return 2 + RANDOM_DRAWS * (1 if allocation == "uniform" else 2)
-
-
-def check_selection(
-    method: Method,
-    net: Network,
-    scores: dict[str, Tensor] | None,
-    plan: Plan,
-    budget: Budget,
-    trainer: Trainer,
-) -> SelectionCheck | None:
-    """The choice against its inverse and against random draws, at its own widths and at uniform
-    ones that meet the budget (DECISIONS 17, 24), on validation images."""
-    if not len(trainer.val) or not method.informed or not plan.keep or scores is None:
-        return None
-
-    def judged(kept: Plan) -> float:
-        model = net.remove(kept)
-        trainer.recalibrate(model, 0, note=False)
-        return trainer.accuracy(model)
-
-    own = judged(plan)
-    grouped = net.group_scores(scores, method.comparable)
-    inverse = judged(select.best({g: -s for g, s in grouped.items()}, plan.widths()))
-
-    def drawn(widths: Mapping[str, int], salt: int) -> list[float]:
-        draw, found = trainer.generator(salt), []
-        for _ in range(RANDOM_DRAWS):
-            noise = {g: torch.rand(len(s), generator=draw) for g, s in grouped.items()}
-            found.append(judged(select.best(noise, widths)))
-        return found
-
-    at_own = drawn(plan.widths(), OWN_DRAWS)
-    widths = _uniform_widths(net, budget)
-    same = widths == plan.widths()
-    uniform = at_own if same or widths is None else drawn(widths, UNIFORM_DRAWS)
-    return SelectionCheck(
-        score=own,
-        inverse=inverse,
-        random=at_own,
-        percentile=_percentile(own, at_own),
-        informative=own > inverse,
-        uniform=None if widths is None else uniform,
-        uniform_percentile=None if widths is None else _percentile(own, uniform),
-    )
-
-
-def _percentile(own: float, drawn: list[float]) -> float:
-    """Share of draws that `own` beats; ties count half."""
-    return sum(1.0 if own > d else 0.5 if own == d else 0.0 for d in drawn) / len(drawn)
-
-
-def _uniform_widths(net: Network, budget: Budget) -> dict[str, int] | None:
-    """Uniform widths that meet the target; None: a method of its own rules went where they do not
-    reach."""
-    try:
-        return net.allocate(replace(budget, allocation="uniform"))
-    except Unsupported:
-        return None
-
-
-def check_agreement(
-    spec: RunSpec,
-    method: Method,
-    net: Network,
-    scores: dict[str, Tensor] | None,
-    plan: Plan,
-    budget: Budget,
-    context: Context,
-) -> SeedAgreement | None:
-    """Score the same dense network again with another method seed, uncharged: is the choice
-    stable?"""
-    if scores is None or not (method.stochastic and method.informed):
-        return None
-    context.log("scoring once more with another seed: is the choice stable?")
-    seeds = Seeds(dense=spec.seeds.dense, run=spec.seeds.run + SECOND_SEED)
-    other_spec = spec.model_copy(update={"seeds": seeds})
-    test = context.data.test.source(spec.data, context.device)
-    _, other = start(other_spec, method, test, replace(context, optimistic=False))
-    trainer = make_trainer(other_spec, context)
-    trainer.use(other)
-    second = scored(other_spec, method, other, trainer, context)
-    seed_everything(phase_seed(other_spec.seeds.run, "select"))
-    again = method.select(other, second, budget)
-    pairs = [(scores[n].double(), second[n].double()) for n in net.layers]
-    ranked = [spearmanr(a, b).statistic for a, b in pairs if a.std() > 0 and b.std() > 0]
-    kept = sum(len(k) for k in plan.keep.values())
-    both = sum(len(set(plan.keep[g]) & set(again.keep[g])) for g in plan.keep)
-    return SeedAgreement(
-        rank_correlation=float(np.mean(ranked)) if ranked else 0.0,
-        kept_overlap=both / kept if kept else 1.0,
-    )

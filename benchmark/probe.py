@@ -17,7 +17,7 @@ from benchmark import baseline, flops
 from benchmark.context import as_in_a_run
 from benchmark.data import Data
 from benchmark.errors import NoProbe
-from benchmark.ledger import FORWARD_SHARE, TRAIN_STEP
+from benchmark.ledger import FORWARD_SHARE, TRAIN_STEP, is_recovery
 from benchmark.network import Network
 from benchmark.progress import duration
 from benchmark.record import RunRecord
@@ -121,7 +121,9 @@ class Past:
     def of(cls, record: RunRecord, paid: bool, work: Work) -> Past:
         rows = record.spent.rows
         recovery = next(r for r in rows if r["phase"] == "recovery")
-        before = tuple(r for r in rows if r["phase"] not in ("recovery", "recalibration"))
+        before = tuple(
+            r for r in rows if r["phase"] != "recalibration" and not is_recovery(r["phase"])
+        )
         return cls(record, paid, work, recovery["seconds"] / max(1, recovery["images"]), before)
 
     @property
@@ -132,7 +134,7 @@ class Past:
     @property
     def rest(self) -> float:
         """Seconds that do not depend on the budget: tracing, fixed evaluations, latency, files."""
-        recovered = sum(r["seconds"] for r in self.record.spent.rows if r["phase"] == "recovery")
+        recovered = sum(r["seconds"] for r in self.record.spent.rows if is_recovery(r["phase"]))
         decided = self.paid * self.times * sum(r["seconds"] for r in self.deciding)
         aside = self.work.aside * self.pace / TRAIN_STEP
         return max(0.0, self.record.seconds - recovered - decided - aside)

@@ -59,6 +59,9 @@ def main(
     reconstruct: Annotated[
         str | None, typer.Option(help="none, ls, or both as none,ls: refit weights.")
     ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="one-shot, iterative:K (K rounds), layerwise, or several.")
+    ] = None,
     preparation: Annotated[
         str | None, typer.Option(help="charged, free, or both: who pays for masks and sparsity.")
     ] = None,
@@ -248,7 +251,7 @@ def _lists(words: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "extra_test" in words:
         found["extra_test"] = extratest.named(words["extra_test"])
-    for name in ("methods", "reconstruct", "preparation"):
+    for name in ("methods", "reconstruct", "preparation", "schedule"):
         if name in words:
             found[name] = [w.strip() for w in words[name].split(",") if w.strip()]
     for name, kind in (("flops_reduction", float), ("seeds", int)):

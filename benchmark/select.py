@@ -37,11 +37,18 @@ class Widths:
     round_to: int = 1
 
     @classmethod
-    def of(cls, full: Mapping[str, int], min_keep: float, round_to: int = 1) -> Widths:
+    def of(
+        cls,
+        full: Mapping[str, int],
+        min_keep: float,
+        round_to: int = 1,
+        dense: Mapping[str, int] | None = None,
+    ) -> Widths:
         """`min_keep` of each group, rounded down, and at least one unit (DECISIONS 16); then up to
-        the next width that is allowed."""
+        the next width that is allowed. `dense`: the widths before anything was pruned."""
         # the tolerance keeps 0.3 * 10 at 3 where floating point says 2.9999999999999996
-        floor = {g: max(1, math.floor(min_keep * c + 1e-9)) for g, c in full.items()}
+        own = {g: (dense or full)[g] for g in full}
+        floor = {g: max(1, math.floor(min_keep * c + 1e-9)) for g, c in own.items()}
         return cls(full, _up(full, floor, round_to), round_to)
 
     def up(self, widths: Mapping[str, int]) -> dict[str, int]:

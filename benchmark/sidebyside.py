@@ -18,10 +18,9 @@ from benchmark import costs, differences, frames
 from benchmark.differences import Run, hardware_of, kept_overlap
 from benchmark.errors import BadInput
 from benchmark.imagewise import POINTS, SCOPE, ClassChange, Point, class_changes, on_images, point
+from benchmark.ledger import is_recovery
 from benchmark.record import RECORD, RunRecord, read_record
 from benchmark.settings import Values, cautions, is_trained, settings, why_apart
-
-RECOVERY = "recovery"  # the phase after removal, as it is called in ledgers
 
 
 @dataclass(frozen=True)
@@ -249,7 +248,7 @@ def _before_recovery(record: RunRecord) -> float:
     """Images of gradient steps that prepare the choice, whoever pays."""
     rows = record.spent.rows
     return float(
-        sum(r["images"] for r in rows if r["kind"] != "forward" and r["phase"] != RECOVERY)
+        sum(r["images"] for r in rows if r["kind"] != "forward" and not is_recovery(r["phase"]))
     )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from benchmark.block import PREDICTIONS
 from benchmark.differences import CURVE, curve_of, hardware_of
 from benchmark.errors import BadInput
-from benchmark.fairness import RECOVERY
 from benchmark.paired import CROSSED_SEEDS
 from benchmark.progress import counted
 from benchmark.record import RECORD, RunRecord
@@ -129,7 +128,7 @@ def _not_the_last(view: View, record: RunRecord) -> Iterator[str]:
     if (folder / CURVE).is_file():
         try:
             curve = curve_of(folder)
-            rows = [row for row in curve if row.get("phase") == RECOVERY]
+            rows = [row for row in curve if row.get("phase") == "recovery"]
             last = [float(row["val_top1"]) for row in rows if row.get("val_top1")][-1:]
         except (BadInput, ValueError):
             yield "its curve cannot be read"

@@ -29,7 +29,8 @@ SCHEMA = 1  # of record.json
 Track = Literal["common", "total", "paper"]
 Allocation = Literal["global", "uniform", "listed", "none"]
 Precision = Literal["fp32", "bf16"]
-
+ONE_SHOT, LAYERWISE = "one-shot", "layerwise"
+SCHEDULES = r"^(one-shot|layerwise|iterative:([2-9]|[1-9][0-9]))$"
 
 HARMLESS = {str, int, float, type(None)}  # most of what a record holds: the quick way out
 
@@ -110,12 +111,15 @@ class Seeds(Frozen):
 class RunSpec(Frozen):
     """One cell at one seed.
 
-    `round_to`: kept widths are multiples of it. `replicas`: parts into which each training batch is
+    `round_to`: kept widths are multiples of it. `schedule`: in how many rounds channels go (see
+    `rounds.py`). `replicas`: parts into which each training batch is
     cut, each with batch-norm statistics of its own unless `sync_bn`. As many processes, one per
     GPU, work on them at once, or one in turn.
     """
 
-    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"replicas", "sync_bn", "round_to"})
+    ADDED_LATER: ClassVar[frozenset[str]] = frozenset(
+        {"replicas", "sync_bn", "round_to", "schedule"}
+    )
 
     protocol: int = PROTOCOL
     track: Track
@@ -129,6 +133,7 @@ class RunSpec(Frozen):
     flops_reduction: float = Field(ge=0, lt=1)
     min_width: float = Field(ge=0, lt=1)
     round_to: int = Field(1, ge=1)
+    schedule: str = Field(ONE_SHOT, pattern=SCHEDULES)
     budget_epochs: float = Field(gt=0)
     preparation: Literal["charged", "free"] = "charged"
     recovery: Recipe
@@ -158,6 +163,16 @@ class RunSpec(Frozen):
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("run_id", None)
         return copied
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether channels go in several rounds."""
+        return self.schedule != ONE_SHOT
+
+    @property
+    def steps(self) -> int:
+        """Rounds of an iterative schedule; 0: another one."""
+        return int(self.schedule.partition(":")[2] or 0)
 
     @property
     def folder(self) -> str:

@@ -17,6 +17,8 @@ from benchmark.options import Options
 from benchmark.recipes import baseline_recipe, card_recipe, override, recovery_recipe
 from benchmark.select import LISTS_ARE_NOT_ROUNDED
 from benchmark.spec import (
+    LAYERWISE,
+    ONE_SHOT,
     Allocation,
     ArchIdentity,
     MethodIdentity,
@@ -89,10 +91,11 @@ def expand(options: Options, data: Data) -> list[Cell]:
     targets: list[float | None] = [*options.flops_reduction] or [None]
     for target in targets:
         rows = [
-            Row(entry, target, seed, preparation, reconstruct, options.allocation)
+            Row(entry, target, seed, preparation, reconstruct, options.allocation, schedule)
             for seed in options.seeds
             for preparation in options.preparation
             for reconstruct in options.reconstruct
+            for schedule in options.schedule
             for entry in entries
         ]
         asked = [(row, plan_cell(options, row, arch, data)) for row in rows]
@@ -127,13 +130,15 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
     if start.kind == "random":  # the images of baseline plus budget, by the baseline's recipe
         budget = base.epochs + recovery.epochs
         recovery = base.model_copy(update={"epochs": budget})
-    params = _params(options, entry, budget, {})
+    schedule = _schedule(row)
+    rounds = int(schedule.partition(":")[2] or 1)  # that share the budget
+    params = _params(options, entry, budget / rounds, {})
     if options.track == "total" and entry.start == "random":
         params |= entry.recipe(arch.name).get("params", {})
     method = build_method(entry, params)
     allocation = _allocation(row)
     prunes = allocation != "none"
-    can_refit = prunes and start.kind != "random" and not method.refits
+    refits = start.kind == "random" or method.refits or schedule != ONE_SHOT
     spec = RunSpec(
         track=options.track,
         method=_identity(entry, params),
@@ -145,11 +150,12 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
         flops_reduction=(0.5 if row.target is None else row.target) if prunes else 0.0,
         min_width=options.min_width,
         round_to=options.round_to if prunes else 1,
+        schedule=schedule,
         budget_epochs=budget,
         preparation=row.preparation if method.prepares else "charged",
         recovery=recovery,
         baseline=base if start.kind == "baseline" else None,
-        reconstruct=row.reconstruct if can_refit else "none",
+        reconstruct=row.reconstruct if prunes and not refits else "none",
         precision=precision_of(options),
         threads=options.threads,
         replicas=options.gpus_per_cell,
@@ -218,9 +224,28 @@ def _blocked(options: Options, entry: Entry, spec: RunSpec) -> tuple[str, str]:
         return LISTS_ARE_NOT_ROUNDED, "n/a"
     if spec.round_to > 1 and not build_method(entry, spec.method.params).rounds:
         return f"--round-to: {entry.label} searches its widths itself; leave it at 1", "n/a"
+    if reason := _not_in_rounds(entry, spec):
+        return f"--schedule {spec.schedule}: {reason}", "n/a"
     if spec.start.kind == "random" and options.checkpoint and options.track == "common":
         return "how long the checkpoint was trained is not known, so neither is the budget", "n/a"
     return "", "planned"
+
+
+def _not_in_rounds(entry: Entry, spec: RunSpec) -> str:
+    """Why the run cannot prune in rounds; empty: it can, or need not."""
+    if not spec.in_rounds:
+        return ""
+    if spec.schedule == LAYERWISE and spec.allocation == "global":
+        return "widths must be known before the first layer is pruned: use --allocation uniform"
+    if spec.schedule == LAYERWISE and entry.cls.shares:
+        return f"{entry.label} trains before it chooses, which no budget pays for every layer"
+    return ""
+
+
+def _schedule(row: Row) -> str:
+    """Of what prunes nothing: none."""
+    own = row.entry.cls.allocations[0]
+    return ONE_SHOT if own == "none" or row.entry.start == "random" else row.schedule
 
 
 def _allocation(row: Row) -> Allocation:

@@ -66,7 +66,8 @@ class Task:
         target = f" at {100 * cut:g} %" if cut else ""
         ls = "+ls" if self.spec.reconstruct == "ls" else ""
         free = " (free)" if self.spec.preparation == "free" else ""
-        return f"{self.spec.method.label}{ls}{free}{target} {seed}"
+        rounds = f" {self.spec.schedule}" if self.spec.in_rounds else ""
+        return f"{self.spec.method.label}{ls}{rounds}{free}{target} {seed}"
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class Trainer:
     resumed: list[Maker] = field(default_factory=list)  # who made the checkpoints it went on from
     notes: dict[str, Any] = field(default_factory=dict)
     curve: list[EpochRow] = field(default_factory=list)
+    _round: str = ""  # of a schedule; added to the names of phases, and so to their seeds
     _phase: int = 0
     _now: tuple[int, int, Tensor] | None = None  # seed, epoch, image index of the current batch
 
@@ -95,7 +96,7 @@ class Trainer:
         augment: bool = False,
         phase: str = "scoring",
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        source = self._source(split)
+        source, phase = self._source(split), phase + self._round
         wanted = len(source) if images is None else min(images, len(source))
         rows = self.balanced(source, wanted)
         gradient = torch.is_grad_enabled()
@@ -142,7 +143,7 @@ class Trainer:
         self.run_phase(
             net,
             self.recipe.model_copy(update=changes),
-            f"prepare-{self._phase}",
+            f"prepare-{self._phase}{self._round}",
             penalty=penalty,
             only=only,
         )
@@ -156,6 +157,10 @@ class Trainer:
         return evaluation.evaluate(net, self._source(split), team=self.team).top1
 
     # ---- what the runner uses ------------------------------------------------------------------
+
+    def begin_round(self, number: int) -> None:
+        """What the method does from now on belongs to this round of a schedule, from 1."""
+        self._round, self._phase = f"-round-{number}" if number > 1 else "", 0
 
     def run_phase(
         self,

@@ -24,18 +24,18 @@ from benchmark.environment import hardware_kind
 from benchmark.estimate import (
     START,
     Forecast,
-    clock_time,
     compare,
     estimate,
     estimate_tasks,
     forecast,
-    makespan,
 )
 from benchmark.listing import show_grid
+from benchmark.makespan import clock_time, makespan
 from benchmark.options import Options, options_from
-from benchmark.planning import RANDOM_DRAWS, scores_key
+from benchmark.planning import scores_key
 from benchmark.probe import OF_FEW, OF_MANY, PROBED, Probe, Seconds, Timed, Work, among, thinner
 from benchmark.record import SelectionCheck
+from benchmark.selection import RANDOM_DRAWS
 from benchmark.store import Stage, Store
 from benchmark.sweep import Cell, expand
 from methods.api import Method

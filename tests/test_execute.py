@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 
-from benchmark import archs, load, planning
+from benchmark import archs, load, selection
 from benchmark.context import Context
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
@@ -186,7 +186,7 @@ def test_whitebox_carries_its_diagnostics(results: Path) -> None:
     assert record.seed_agreement is not None
     assert record.selection is not None
     assert record.selection.informative == (record.selection.score > record.selection.inverse)
-    assert len(record.selection.random) == planning.RANDOM_DRAWS
+    assert len(record.selection.random) == selection.RANDOM_DRAWS
     leaks = record.method_facts["leakage"]
     assert set(leaks) == {
         "noise_minus_chance", "true_minus_wrong_label", "true_label_minus_unmasked",

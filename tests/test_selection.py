@@ -13,11 +13,11 @@ import tiny
 import torch
 from torch import nn
 
-from benchmark import planning
+from benchmark import selection
 from benchmark.differences import Run, differences
 from benchmark.frames import runs_frame
-from benchmark.planning import check_selection, networks_judged
 from benchmark.record import SelectionCheck, read_record
+from benchmark.selection import check_selection, networks_judged
 from methods.api import Budget, Plan
 from methods.l1norm import L1Norm
 
@@ -91,7 +91,7 @@ def test_where_its_own_widths_are_uniform_nothing_is_drawn_twice(
     budget = Budget(0.5, 0.1, "uniform")
     judged = Judged(monkeypatch, budget)
     check = judged.check(budget)
-    assert len(judged.plans) == networks_judged("uniform") == 2 + planning.RANDOM_DRAWS
+    assert len(judged.plans) == networks_judged("uniform") == 2 + selection.RANDOM_DRAWS
     assert check.uniform == check.random
     assert check.uniform_percentile == check.percentile
 
