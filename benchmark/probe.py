@@ -119,11 +119,9 @@ class Past:
 
     @classmethod
     def of(cls, record: RunRecord, paid: bool, work: Work) -> Past:
-        rows = record.spent.rows
+        rows = [r for r in record.spent.rows if r["phase"] != "recalibration"]
         recovery = next(r for r in rows if r["phase"] == "recovery")
-        before = tuple(
-            r for r in rows if r["phase"] != "recalibration" and not is_recovery(r["phase"])
-        )
+        before = tuple(r for r in rows if not is_recovery(r["phase"]))
         return cls(record, paid, work, recovery["seconds"] / max(1, recovery["images"]), before)
 
     @property
