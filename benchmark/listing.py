@@ -71,7 +71,7 @@ def show_grid(cells: list[Cell], options: Options, jobs: int, console: Console) 
             shared = f"{spec.start.kind} {dense_key(cell)[:8]}"
         target = f"{100 * spec.flops_reduction:.1f} %" if spec.flops_reduction else "-"
         table.add_row(
-            _name(cell), target, spec.allocation, str(spec.seeds.run), shared,
+            cell.spec.name, target, spec.allocation, str(spec.seeds.run), shared,
             spec.run_id, state, str(expected.tasks.get(spec.run_id, "-")),
         )  # fmt: skip
     console.print(table)
@@ -79,17 +79,9 @@ def show_grid(cells: list[Cell], options: Options, jobs: int, console: Console) 
         console.print(line, highlight=False)
 
 
-def _name(cell: Cell) -> str:
-    spec = cell.spec
-    ls = " + ls" if spec.reconstruct == "ls" else ""
-    free = " (preparation free)" if spec.preparation == "free" else ""
-    rounds = f" {spec.schedule}" if spec.in_rounds else ""
-    return f"{spec.method.label}{ls}{rounds}{free}"
-
-
 def added_line(cells: list[Cell]) -> str:
     """Which cells are there though nobody asked for them, and how to do without; empty: none."""
-    names = Counter(_name(cell) for cell in cells if cell.added)
+    names = Counter(cell.spec.name for cell in cells if cell.added)
     if not names:
         return ""
     each = ", ".join(name + (f" x{n}" if n > 1 else "") for name, n in names.items())

@@ -175,6 +175,14 @@ class RunSpec(Frozen):
         return int(self.schedule.partition(":")[2] or 0)
 
     @property
+    def name(self) -> str:
+        """Of the row, as people read it: `whitebox + ls iterative:4 (preparation free)`."""
+        ls = " + ls" if self.reconstruct == "ls" else ""
+        rounds = f" {self.schedule}" if self.in_rounds else ""
+        free = " (preparation free)" if self.preparation == "free" else ""
+        return f"{self.method.label}{ls}{rounds}{free}"
+
+    @property
     def folder(self) -> str:
         """Place of the run under `runs/`."""
         method = self.method.label.replace(":", "-")

@@ -140,11 +140,8 @@ def map_of(rows: list[Now]) -> Table:
     several = len({row.work.spec.allocation for row in shown} - {"none"}) > 1
     for row in shown:
         spec = row.work.spec
-        ls = " +ls" if spec.reconstruct == "ls" else ""
-        free = " (free)" if spec.preparation == "free" else ""
         where = f" {spec.allocation}" if several and spec.allocation != "none" else ""
-        rounds = f" {spec.schedule}" if spec.in_rounds else ""
-        name = f"{spec.method.label}{ls}{rounds}{free}{where}"
+        name = f"{spec.name}{where}"
         target = f"{100 * spec.flops_reduction:g} %" if spec.flops_reduction else "dense"
         letters = cells.setdefault(name, {}).setdefault(target, Text())
         letters.append(MARKS[row.state], COLOURS[row.state])

@@ -10,14 +10,13 @@ from typing import Any, Literal
 import torch
 
 from benchmark import archs, baseline, controls
+from benchmark.blocked import why_blocked
 from benchmark.controls import Row
 from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.options import Options
 from benchmark.recipes import baseline_recipe, card_recipe, override, recovery_recipe
-from benchmark.select import LISTS_ARE_NOT_ROUNDED
 from benchmark.spec import (
-    LAYERWISE,
     ONE_SHOT,
     Allocation,
     ArchIdentity,
@@ -162,7 +161,7 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
         sync_bn=options.sync_bn and options.gpus_per_cell > 1,
         seeds=_seeds(start, row.seed),
     )
-    return Cell(spec, entry, *_blocked(options, entry, spec))
+    return Cell(spec, entry, *why_blocked(options, entry, spec))
 
 
 def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cell:
@@ -209,37 +208,7 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
         return Cell(spec, entry, f"its card has no recipe for {arch.name}", "n/a")
     if "blocked" in recipe:
         return Cell(spec, entry, f"recipe of {arch.name}: {recipe['blocked']}", "n/a")
-    return Cell(spec, entry, *_blocked(options, entry, spec))
-
-
-def _blocked(options: Options, entry: Entry, spec: RunSpec) -> tuple[str, str]:
-    legal = entry.cls.allocations
-    if options.track not in entry.tracks:
-        return f"{entry.label} belongs to the tracks {', '.join(entry.tracks)}", "n/a"
-    if options.track == "total" and options.kind_of_device() != "cuda":
-        return "the total track needs a GPU: a shortened imitation would mislead", "not run"
-    if spec.allocation not in (*legal, "listed"):
-        return f"{entry.label} supports the allocation {' or '.join(legal)} only", "n/a"
-    if spec.round_to > 1 and spec.allocation == "listed":
-        return LISTS_ARE_NOT_ROUNDED, "n/a"
-    if spec.round_to > 1 and not build_method(entry, spec.method.params).rounds:
-        return f"--round-to: {entry.label} searches its widths itself; leave it at 1", "n/a"
-    if reason := _not_in_rounds(entry, spec):
-        return f"--schedule {spec.schedule}: {reason}", "n/a"
-    if spec.start.kind == "random" and options.checkpoint and options.track == "common":
-        return "how long the checkpoint was trained is not known, so neither is the budget", "n/a"
-    return "", "planned"
-
-
-def _not_in_rounds(entry: Entry, spec: RunSpec) -> str:
-    """Why the run cannot prune in rounds; empty: it can, or need not."""
-    if not spec.in_rounds:
-        return ""
-    if spec.schedule == LAYERWISE and spec.allocation == "global":
-        return "widths must be known before the first layer is pruned: use --allocation uniform"
-    if spec.schedule == LAYERWISE and entry.cls.shares:
-        return f"{entry.label} trains before it chooses, which no budget pays for every layer"
-    return ""
+    return Cell(spec, entry, *why_blocked(options, entry, spec))
 
 
 def _schedule(row: Row) -> str:

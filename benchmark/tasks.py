@@ -64,10 +64,7 @@ class Task:
             return f"dense {self.spec.arch.name} {seed}"
         cut = self.spec.flops_reduction
         target = f" at {100 * cut:g} %" if cut else ""
-        ls = "+ls" if self.spec.reconstruct == "ls" else ""
-        free = " (free)" if self.spec.preparation == "free" else ""
-        rounds = f" {self.spec.schedule}" if self.spec.in_rounds else ""
-        return f"{self.spec.method.label}{ls}{rounds}{free}{target} {seed}"
+        return f"{self.spec.name}{target} {seed}"
 
 
 @dataclass(frozen=True)

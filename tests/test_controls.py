@@ -263,6 +263,6 @@ def test_the_map_of_a_grid_tells_allocations_apart(tmp_path: Path) -> None:
     write_grid(Store(tmp_path), options, cells, [], 1, {})
     names = [str(name) for name in map_of(states(Store(tmp_path))).columns[0].cells]
     assert len(names) == len(set(names)) == len(cells)
-    assert {"random global", "random uniform", "whitebox (free) global"} < set(names)
+    assert {"random global", "random uniform", "whitebox (preparation free) global"} < set(names)
     work = {planned_cell(cell, options).name for cell in cells}
-    assert {"whitebox at 50 % seed 0", "whitebox (free) at 50 % seed 0"} < work
+    assert {"whitebox at 50 % seed 0", "whitebox (preparation free) at 50 % seed 0"} < work
