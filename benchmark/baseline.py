@@ -52,7 +52,7 @@ def stage_key(spec: RunSpec, own_dense: bool = False) -> str:
     if spec.replicas > 1:
         content |= {"replicas": spec.replicas, "sync_bn": spec.sync_bn}
     if spec.baseline is not None:
-        content["recipe"] = spec.baseline.model_dump(mode="json")
+        content["recipe"] = identity(spec.baseline)
     if own_dense:
         content["method"] = spec.method.model_dump(mode="json")
     return digest(content)

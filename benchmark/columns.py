@@ -36,8 +36,8 @@ def _total_epochs(spec: RunSpec) -> float:
 
 
 def _recipe(spec: RunSpec) -> str:
-    apart = spec.model_dump(mode="json", include={"baseline", "recovery"})
-    return digest(apart, 8)
+    found = {"baseline": spec.baseline, "recovery": spec.recovery}
+    return digest({k: None if v is None else identity(v) for k, v in found.items()}, 8)
 
 
 def _allocation(spec: RunSpec) -> str:

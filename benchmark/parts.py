@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmark.errors import BadInput
+from benchmark.losses import Criterion
 from benchmark.network import Network
 from benchmark.phase import Phase
 from benchmark.team import Team
@@ -108,22 +108,19 @@ class Objective(nn.Module):
     """The loss of a part. A module around the network and its penalty, because
     `DistributedDataParallel` must see every parameter that the loss uses."""
 
-    def __init__(self, run: Phase, bf16: bool, compiled: bool) -> None:
+    def __init__(self, run: Phase, criterion: Criterion, bf16: bool, compiled: bool) -> None:
         super().__init__()
         self.net = run.net
         compiles = compiled and not isinstance(run.net, Network)
         # in a tuple: not modules of this one
-        self._calls = (torch.compile(run.net) if compiles else run.net, run.penalty)
-        self.label_smoothing, self.bf16 = run.recipe.label_smoothing, bf16
+        self._calls = (torch.compile(run.net) if compiles else run.net, criterion, run.penalty)
+        self.bf16 = bf16
 
     def forward(self, x: Tensor, y: Tensor, part: Part) -> Tensor:
-        net, penalty = self._calls
+        net, criterion, penalty = self._calls
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             logits = net(x, y) if isinstance(net, Network) else net(x)
-        if len(y):
-            loss = F.cross_entropy(logits.float(), y, label_smoothing=self.label_smoothing)
-        else:
-            loss = logits.float().sum()
+        loss = criterion(logits.float(), y) if len(y) else logits.float().sum()
         if part.weight != 1:
             loss = part.weight * loss
         if penalty is None:

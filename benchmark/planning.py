@@ -148,10 +148,8 @@ def planned(
         net.unmask()
         return Moment({}, {group: [int(i) for i in kept] for group, kept in plan.keep.items()})
 
-    content = spec.model_dump(mode="json", exclude={"reconstruct", "schedule"})
-    if spec.in_rounds:
-        content |= {"schedule": spec.schedule, "round": number}
-    key = digest(content | {"data": identity(spec.data)})
+    content = {k: v for k, v in identity(spec).items() if k != "reconstruct"}
+    key = digest(content if number == 1 else [number, content])
     found = _once("plan", key, work, net, trainer, context)
     return Plan({group: tuple(kept) for group, kept in sorted(found.facts.items())})
 

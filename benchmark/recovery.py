@@ -11,6 +11,7 @@ from benchmark import baseline, environment, flops
 from benchmark.checkpoint import Moment
 from benchmark.context import Context
 from benchmark.evaluation import Evaluation, evaluate
+from benchmark.losses import HEAD
 from benchmark.network import Network
 from benchmark.phase import EpochRow
 from benchmark.record import (
@@ -53,7 +54,8 @@ class BestEpoch:
     def after_epoch(self, row: EpochRow) -> None:
         if row.val_top1 is not None and row.val_top1 > self.val:
             self.val, self.epoch = row.val_top1, row.epoch
-            self.weights = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+            state = {k: v for k, v in self.net.state_dict().items() if not k.startswith(HEAD)}
+            self.weights = {k: v.detach().clone() for k, v in state.items()}
         if self.test is not None:
             self.seen.append((row.epoch, evaluate(self.net, self.test, team=self.team).top1))
 

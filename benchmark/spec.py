@@ -56,7 +56,9 @@ class Frozen(BaseModel):
 
 class Recipe(Frozen):
     """How to train for a number of epochs. Milestones are fractions of the phase, so that a
-    shorter phase has the same schedule compressed."""
+    shorter phase has the same schedule compressed. For `loss` see `losses.py`."""
+
+    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"loss", "loss_weight", "loss_margin"})
 
     epochs: float = Field(gt=0)
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -70,6 +72,9 @@ class Recipe(Frozen):
     nesterov: bool = True
     weight_decay: float = Field(5e-4, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    loss: Literal["ce", "cc", "lgm"] = "ce"
+    loss_weight: float | None = Field(None, ge=0)  # None: the loss's own
+    loss_margin: float | None = Field(None, ge=0)
 
 
 class ArchIdentity(Frozen):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark import checkpoint, evaluation, parts
+from benchmark import checkpoint, evaluation, losses, parts
 from benchmark.checkpoint import Checkpoints, Torn, quiet
 from benchmark.errors import Stopped, never
 from benchmark.ledger import Ledger
@@ -182,21 +182,25 @@ class Trainer:
         if is_charged:
             self.ledger.check(schedule.images, phase)
         checkpoint.seed_everything(phase_seed(self.seed, phase))
-        with trained_only(net, only), parts.synced(net, self.sync_bn and self.team.size > 1):
+        with (
+            losses.attached(net, recipe) as (criterion, extra),
+            trained_only(net, None if only is None else {**only, **extra}),
+            parts.synced(net, self.sync_bn and self.team.size > 1),
+        ):
             optimizer = make_optimizer(recipe, [p for p in net.parameters() if p.requires_grad])
             run = Phase(phase, net, recipe, schedule, optimizer, penalty, memory, validate)
             run.loss = torch.zeros(() if self.replicas == 1 else self.replicas, device=self.device)
             self._restore(run)
-            self._epochs(run)
+            self._epochs(run, criterion)
         if self.replicas > 1:  # each part drew numbers of its own
             checkpoint.seed_everything(phase_seed(self.seed, f"after-{phase}"))
         kind = "charged" if is_charged else "free"
         per_image = self._macs if macs is None else macs
         self.ledger.add(phase, kind, schedule.images, per_image, run.seconds)  # type: ignore[arg-type]
 
-    def _epochs(self, run: Phase) -> None:
+    def _epochs(self, run: Phase, criterion: losses.Criterion) -> None:
         seed = phase_seed(self.seed, run.name)
-        made = parts.Objective(run, self.precision == "bf16", self.compiled)
+        made = parts.Objective(run, criterion, self.precision == "bf16", self.compiled)
         objective = parts.distributed(made, self.team)
         last = 0
         for epoch, sizes in enumerate(run.schedule.sizes):

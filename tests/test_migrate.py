@@ -108,7 +108,7 @@ def test_a_broken_old_record_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -
 class LaterRecipe(Recipe):
     """A recipe of a later version, which knows the averaging of weights."""
 
-    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"ema"})
+    ADDED_LATER: ClassVar[frozenset[str]] = Recipe.ADDED_LATER | {"ema"}
     ema: float = 0.0
 
 
@@ -139,12 +139,15 @@ def test_fields_that_were_added_later_keep_old_run_ids_while_they_hold_their_def
 def test_todays_run_ids_leave_out_what_was_added_later_and_nothing_else() -> None:
     spec = synthetic.spec("l1norm", 0)
     later_fields = {"replicas": 1, "sync_bn": False, "round_to": 1, "schedule": "one-shot"}
+    of_recipe = {"loss": "ce", "loss_weight": None, "loss_margin": None}
     of_arch, of_data = {"source": ""}, {"pipeline": "pad-crop", "eval_resize": 0}
     assert later_fields.keys() == RunSpec.ADDED_LATER
+    assert of_recipe.keys() == Recipe.ADDED_LATER
     assert of_arch.keys() == ArchIdentity.ADDED_LATER
     assert of_data.keys() == DataIdentity.ADDED_LATER
     found = identity(spec) | later_fields
     found |= {"arch": found["arch"] | of_arch, "data": found["data"] | of_data}
+    found |= {name: found[name] | of_recipe for name in ("recovery", "baseline")}
     assert found == spec.model_dump(mode="json")
     arch = spec.arch.model_copy(update={"source": "1234"})
     data = spec.data.model_copy(update={"pipeline": "resized-crop", "eval_resize": 9})
@@ -156,6 +159,9 @@ def test_todays_run_ids_leave_out_what_was_added_later_and_nothing_else() -> Non
         "arch": arch,
         "data": data,
     }
+    losing = {"loss": "cc", "loss_weight": 0.5, "loss_margin": 0.5}
+    changes["recovery"] = spec.recovery.model_copy(update=losing)
+    changes["baseline"] = Recipe(epochs=1, lr=0.1).model_copy(update=losing)
     changed = spec.model_copy(update=changes)
     assert identity(changed) == changed.model_dump(mode="json")
 
