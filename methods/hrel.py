@@ -106,7 +106,7 @@ def relevance(maps: Tensor, labels: Tensor, sigma: Tensor) -> Tensor:
     the joint matrix falls apart into one block per class, and has the eigenvalues of the blocks.
     """
     classes = [(labels == c).nonzero()[:, 0] for c in labels.unique()]
-    share = torch.tensor([len(rows) / len(labels) for rows in classes]).double()
+    share = torch.tensor([len(rows) / len(labels) for rows in classes], dtype=torch.float64)
     filters, found = maps.transpose(0, 1).flatten(2).split(FILTERS), []  # (F, N, H W) each
     for part, own in zip(filters, sigma.expand(maps.shape[1]).split(FILTERS), strict=True):
         matrix = kernel(distances(part), own[:, None, None]) / len(labels)  # trace 1

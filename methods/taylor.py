@@ -104,7 +104,7 @@ def _norm(net: Network, layer: str) -> nn.BatchNorm2d | None:
 def _evaluated(net: Network, statistics: Literal["running", "batch"]) -> Iterator[None]:
     """Eval mode; with `batch`, batch norms divide by statistics of the batch and keep theirs."""
     net.eval()
-    norms = [m for m in net.norms().values() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in net.norms().values() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     norms = [m for m in norms if statistics == "batch" and m.track_running_stats]
     try:
         for norm in norms:
