@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 
@@ -94,6 +96,43 @@ def mean_and_interval(values: Tensor) -> dict[str, float]:
     mean = float(values.mean())
     half = 1.96 * float(values.std(correction=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def regrouped(
+    batches: Iterable[tuple[Tensor, Tensor]], size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (N, 3, H, W) and labels (N,) in batches of `size`, whatever batches they come in. What
+    is left at the end is dropped unless it is all there is: a statistic of single batches depends
+    on how large they are.
+
+    Raises:
+        ValueError: ``size`` is less than 1.
+    """
+    if size < 1:
+        raise ValueError(f"batches of {size} images: at least 1 is needed")
+    held: list[tuple[Tensor, Tensor]] = []
+    whole = False
+    for batch in batches:
+        held.append(batch)
+        while sum(len(x) for x, _ in held) >= size:
+            x, y = (torch.cat(part) for part in zip(*held, strict=True))
+            whole = True
+            yield x[:size], y[:size]
+            held = [(x[size:], y[size:])]
+    rest = [(x, y) for x, y in held if len(x)]
+    if rest and not whole:
+        x, y = (torch.cat(part) for part in zip(*rest, strict=True))
+        yield x, y
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Spearman's correlation of (C,) and (C,), ties at their mean rank; 0 where one is constant."""
+    ranks = []
+    for values in (a, b):
+        below = (values < values[:, None]).sum(1) + (values <= values[:, None]).sum(1)
+        ranks.append(below.double() - below.double().mean())
+    size = ranks[0].norm() * ranks[1].norm()
+    return float(ranks[0] @ ranks[1] / size) if size > 0 else 0.0
 
 
 # ---- least-squares refit of a layer: T samples = images x positions, n outputs, D = C_in k k -----

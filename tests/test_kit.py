@@ -1,5 +1,6 @@
 """matrix_ranks against torch.linalg.matrix_rank and the float64 singular values."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -243,3 +244,61 @@ def test_gpu_gives_the_same(shape: tuple[int, int]) -> None:
     ranks = matrix_ranks(maps.cuda())
     assert ranks.is_cuda
     assert torch.equal(ranks.cpu()[~borderline], matrix_ranks(maps)[~borderline])
+
+
+# ---- batches of another size, ranks --------------------------------------------------------------
+
+
+def batches_of(*sizes: int) -> list[tuple[Tensor, Tensor]]:
+    """Images and labels that carry their number."""
+    numbers = torch.arange(sum(sizes)).split(list(sizes))
+    return [(n.float()[:, None, None, None].expand(-1, 3, 1, 1), n) for n in numbers]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size", "expected"),
+    [
+        ((128, 128, 44), 64, [64, 64, 64, 64]),
+        ((128, 128, 44), 100, [100, 100, 100]),
+        ((128, 72), 256, [200]),  # all there is
+        ((3, 3, 3), 3, [3, 3, 3]),
+        ((1, 1, 1), 2, [2]),
+        ((4,), 1, [1, 1, 1, 1]),
+        ((), 5, []),
+        ((0, 2), 5, [2]),
+    ],
+)
+def test_regrouped_batches_hold_the_same_images_in_order(
+    sizes: tuple[int, ...], size: int, expected: list[int]
+) -> None:
+    found = list(kit.regrouped(batches_of(*sizes), size))
+    assert [len(y) for _, y in found] == expected
+    labels = torch.cat([y for _, y in found]) if found else torch.empty(0)
+    assert labels.tolist() == list(range(sum(expected)))
+    assert all(torch.equal(x[:, 0, 0, 0], y.float()) for x, y in found)
+
+
+def test_regrouping_asks_for_no_more_than_it_gives() -> None:
+    drawn = []
+
+    def draw() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches_of(4, 4, 4):
+            drawn.append(len(batch[1]))
+            yield batch
+
+    first = next(kit.regrouped(draw(), 4))
+    assert (len(first[1]), drawn) == (4, [4])
+    with pytest.raises(ValueError, match="at least 1"):
+        next(kit.regrouped(draw(), 0))
+
+
+def test_rank_correlation() -> None:
+    a = torch.tensor([1.0, 5, 2, 9])
+    assert kit.rank_correlation(a, a.exp()) == pytest.approx(1)
+    assert kit.rank_correlation(a, -a) == pytest.approx(-1)
+    # ranks 0 2 1 3 and 0 1 2 3: 1 - 6 * 2 / (4 * 15)
+    assert kit.rank_correlation(a, torch.tensor([1.0, 2, 3, 4])) == pytest.approx(0.8)
+    # ranks 0 2 1 3 and (0.5 0.5 2.5 2.5): means 1.5, sums of products 2, of squares 5 and 4
+    ties = torch.tensor([1.0, 1, 7, 7])
+    assert kit.rank_correlation(a, ties) == pytest.approx(2 / 20**0.5)
+    assert kit.rank_correlation(a, torch.ones(4)) == 0
