@@ -216,7 +216,10 @@ def _blocked(options: Options, entry: Entry, spec: RunSpec) -> tuple[str, str]:
         return f"{entry.label} supports the allocation {' or '.join(legal)} only", "n/a"
     if spec.round_to > 1 and spec.allocation == "listed":
         return LISTS_ARE_NOT_ROUNDED, "n/a"
-    if spec.round_to > 1 and not build_method(entry, spec.method.params).rounds:
+    method = build_method(entry, spec.method.params)
+    if options.track != "paper" and not method.targets_macs:
+        return f"{entry.label}: with these parameters the FLOPs target sets no width", "n/a"
+    if spec.round_to > 1 and not method.rounds:
         return f"--round-to: {entry.label} searches its widths itself; leave it at 1", "n/a"
     if spec.start.kind == "random" and options.checkpoint and options.track == "common":
         return "how long the checkpoint was trained is not known, so neither is the budget", "n/a"
