@@ -122,6 +122,8 @@ class Network(nn.Module):
         found, first, width = {}, self.map.first[group], self.map.widths[group]
         for name, units in channels.items():
             own = ((units >= first) & (units < first + width)).nonzero()[:, 0]
+            if len(own) % width:
+                raise Unsupported(f"{name} has more channels of some units of {group} than of others")
             if len(own):
                 order = torch.sort(units[own], stable=True).indices
                 found[name] = own[order].reshape(width, -1)
