@@ -20,7 +20,10 @@ def why_blocked(options: Options, entry: Entry, spec: RunSpec) -> tuple[str, str
         return f"{entry.label} supports the allocation {' or '.join(legal)} only", "n/a"
     if spec.round_to > 1 and spec.allocation == "listed":
         return LISTS_ARE_NOT_ROUNDED, "n/a"
-    if spec.round_to > 1 and not build_method(entry, spec.method.params).rounds:
+    method = build_method(entry, spec.method.params)
+    if options.track != "paper" and not method.targets_macs:
+        return f"{entry.label}: with these parameters the FLOPs target sets no width", "n/a"
+    if spec.round_to > 1 and not method.rounds:
         return f"--round-to: {entry.label} searches its widths itself; leave it at 1", "n/a"
     if reason := _not_in_rounds(entry, spec):
         return f"--schedule {spec.schedule}: {reason}", "n/a"

@@ -111,6 +111,34 @@ class Network(nn.Module):
         found = {n: self.module(n) for n in self._modules_in_order()}
         return {n: m for n, m in found.items() if isinstance(m, NORMS)}
 
+    def rows(self, group: str) -> dict[str, Tensor]:
+        kinds, found = (*WEIGHTED, *NORMS), self.map.writes
+        return self._places(
+            {n: u for n, u in found.items() if isinstance(self.module(n), kinds)}, group
+        )
+
+    def columns(self, group: str) -> dict[str, Tensor]:
+        found = {}
+        for name, units in self.map.reads.items():
+            module = self.module(name)
+            if isinstance(module, WEIGHTED) and not is_depthwise(module):
+                found[name] = units[: module.weight.shape[1]]  # grouped: offsets of its first group
+        return self._places(found, group)
+
+    def _places(self, channels: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+        """Where the units of a group are among the channels of layers that have any."""
+        found, first, width = {}, self.map.first[group], self.map.widths[group]
+        for name, units in channels.items():
+            own = ((units >= first) & (units < first + width)).nonzero()[:, 0]
+            if len(own) % width:
+                raise Unsupported(
+                    f"{name} has more channels of some units of {group} than of others"
+                )
+            if len(own):
+                order = torch.sort(units[own], stable=True).indices
+                found[name] = own[order].reshape(width, -1)
+        return found
+
     def group_of(self, layer: str) -> ChannelGroup:
         """The group that the layer writes."""
         for group in self.groups:

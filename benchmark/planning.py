@@ -41,7 +41,7 @@ def make_plan(
     scores = scored(spec, method, net, trainer, context, number)
     seed_everything(phase_seed(spec.seeds.run, "select"))  # whoever made the scores
     plan = method.select(net, scores, budget)
-    _check_plan(plan, net, budget)
+    _check_plan(plan, net, _owed(method, budget))
     return context.team.agree(plan), scores
 
 
@@ -65,6 +65,10 @@ def _check_scores(scores: object, net: Network) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise BadMethod(f"score() must give one (C,) tensor per layer; missing: {missing[0]}{more}")
+
+
+def _owed(method: Method, budget: Budget) -> Budget:
+    return budget if method.targets_macs else replace(budget, macs_cut=0.0)
 
 
 def _check_plan(plan: object, net: Network, budget: Budget) -> None:
@@ -144,7 +148,7 @@ def planned(
 
     def work() -> Moment:
         plan = method.prune(net, budget, trainer)
-        _check_plan(plan, net, budget)
+        _check_plan(plan, net, _owed(method, budget))
         net.unmask()
         return Moment({}, {group: [int(i) for i in kept] for group, kept in plan.keep.items()})
 

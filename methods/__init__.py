@@ -25,7 +25,7 @@ from typing import Any, Literal
 from methods.api import Method
 
 FOLDER = Path(__file__).parent
-SUPPORT = {"__init__", "api", "class_masks", "kit", "refit"}
+SUPPORT = {"__init__", "api", "class_masks", "exemplars", "kit", "refit"}
 _FILE_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes the name of a folder
 _WORDS_OF_CARDS = {
     "kind": {"method", "control"},
@@ -132,7 +132,8 @@ def all_names() -> list[str]:
 
 
 def find(label: str) -> Entry:
-    """Entry for `name`, `name:variant` or a path to a user's own `.py` file.
+    """Entry for `name`, `name:variant` or a path to a user's own `.py` file. In names of ours, a
+    hyphen is taken for an underscore: `clr-rnf` is `clr_rnf`.
 
     Raises:
         UnknownMethod: no such method or variant; the closest names are in the text.
@@ -150,6 +151,8 @@ def find(label: str) -> Entry:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         return Entry(path.stem, "", _only_method(_import_file(path, digest)), _card(path), digest)
     name, _, variant = label.partition(":")
+    plain = name.replace("-", "_")
+    name = plain if plain in names() else name
     if name not in names():
         raise UnknownMethod(_did_you_mean("method", name, all_names()))
     path = FOLDER / f"{name}.py"

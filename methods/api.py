@@ -100,6 +100,17 @@ class Network(Protocol):
         there is none."""
         ...
 
+    def rows(self, group: str) -> dict[str, Tensor]:
+        """Every layer and norm that puts out the group's channels -> (units, n): the n of its
+        outputs that are each unit. Beside the group's own layers, depthwise convolutions and what
+        squeeze-and-excitation writes go along."""
+        ...
+
+    def columns(self, group: str) -> dict[str, Tensor]:
+        """Every layer that reads the group's channels -> (units, n): the n columns of its weight
+        that see each unit; depthwise convolutions have none."""
+        ...
+
     def has_site(self, layer: str, at: Site, through_add: bool = False) -> bool: ...
 
     def last_site(self, layer: str, through_add: bool = False) -> Site:
@@ -225,6 +236,13 @@ class Method:
     @property
     def rounds(self) -> bool:
         """Whether its widths follow `Budget.round_to`, as those of `net.rank` and `allocate` do."""
+        return True
+
+    @property
+    def targets_macs(self) -> bool:
+        """Whether its widths are solved for the budget's reduction. False: a target of its own kind
+        sets them, as a share of weights; then it belongs to the paper track, and what is reached is
+        reported."""
         return True
 
     def score(self, net: Any, trainer: Any) -> Scores:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from methods.api import ChannelGroup, Unsupported
 
 _CPU_CHUNK = 2**19  # map elements worked on at once: 4 MiB in float64, fastest of 2^15 to 2^20
 _GPU_CHUNK = 2**24  # there, enough maps to hide the launch of one small kernel per pivot
@@ -133,6 +136,66 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
         ranks.append(below.double() - below.double().mean())
     size = ranks[0].norm() * ranks[1].norm()
     return float(ranks[0] @ ranks[1] / size) if size > 0 else 0.0
+
+
+# ---- what methods that keep or make whole filters share ------------------------------------------
+
+
+def filters(net: Any, group: ChannelGroup, layer: str) -> Tensor:
+    """(units, d): everything a layer of the group has of each unit, one row per unit."""
+    rows: Tensor = net.rows(group.name)[layer]
+    found: Tensor = net.weight(layer).detach()[rows].flatten(1)
+    return found
+
+
+@torch.no_grad()
+def renew_norms(net: Any, group: ChannelGroup) -> None:
+    """On the group's channels, every batch norm starts anew (weight 1, bias 0, mean 0, variance 1),
+    and biases in front of them are 0: the norms belong to filters that are no more."""
+    norms = net.norms()
+    for name, rows in net.rows(group.name).items():
+        if name in group.layers and net.bias(name) is not None:
+            net.bias(name)[rows] = 0.0
+        if name in norms:
+            start = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+            for key, value in start.items():
+                tensor = getattr(norms[name], key)
+                if tensor is not None:
+                    tensor[rows] = value
+
+
+@torch.no_grad()
+def renew_head(net: Any, group: ChannelGroup, draw: torch.Generator) -> None:
+    """Linear layers that read the group start anew, as torch initialises them: uniform within
+    1 / sqrt(inputs)."""
+    for name in group.readers:
+        layer = net.module(name)
+        if isinstance(layer, nn.Linear) and name not in net.layers:
+            bound = layer.in_features**-0.5
+            for tensor in (layer.weight, layer.bias):
+                if tensor is not None:
+                    drawn = torch.rand(tensor.shape, generator=draw)
+                    tensor.copy_(bound * (2 * drawn - 1))
+
+
+def per_layer(text: str, layers: tuple[str, ...], what: str) -> dict[str, float]:
+    """Layer -> value from words like `1, 8*0.9, 0`, one value per layer; `8*` repeats.
+
+    Raises:
+        Unsupported: not numbers, negative, or not as many as there are layers.
+    """
+    found: list[float] = []
+    for word in text.replace(",", " ").split():
+        count, _, value = word.rpartition("*")
+        try:
+            found += int(count or 1) * [float(value)]
+        except ValueError:
+            raise Unsupported(f"{what}: '{word}' is no number and no N*NUMBER") from None
+    if len(found) != len(layers):
+        raise Unsupported(f"{what}: {len(found)} values for {len(layers)} prunable layers")
+    if not all(0 <= value < float("inf") for value in found):
+        raise Unsupported(f"{what}: give finite numbers from 0 on")
+    return dict(zip(layers, found, strict=True))
 
 
 # ---- least-squares refit of a layer: T samples = images x positions, n outputs, D = C_in k k -----

@@ -21,8 +21,13 @@ METHODS = sorted((ROOT / "methods").glob("*.py"))
 METHOD_FILES = [p for p in METHODS if p.stem not in SUPPORT]
 
 # What methods may import. NumPy: coordinate descent one number at a time, which torch is slow at.
+# scikit-learn: its affinity propagation is what the paper ran, and takes 2 ms a layer.
 METHOD_IMPORTS = {"torch", *(f"methods.{name}" for name in SUPPORT - {"__init__"})}
-EXTRA_IMPORTS = {"cpli.py": {"numpy"}, "refit.py": {"numpy"}}
+EXTRA_IMPORTS = {
+    "cpli.py": {"numpy"},
+    "exemplars.py": {"numpy", "sklearn"},
+    "refit.py": {"numpy"},
+}
 
 LONG_METHODS: dict[str, int] = {}
 LONG_FILES = {

@@ -101,6 +101,15 @@ def test_wrong_parameters_are_answered_with_the_legal_ones(
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+def test_a_hyphen_stands_for_an_underscore_in_names_of_ours() -> None:
+    for written in ("clr-rnf", "clr_rnf"):
+        assert find(written).label == "clr_rnf"
+    assert find("clr-rnf:official") == find("clr_rnf:official")
+    assert find("width-scaling").name == "width_scaling"
+    with pytest.raises(UnknownMethod, match=r"unknown method 'clr-rmf'; did you mean clr_rnf"):
+        find("clr-rmf")
+
+
 def test_whole_numbers_serve_as_floats() -> None:
     assert build(find("whitebox"), {"mask_epochs": 3}).mask_epochs == 3  # type: ignore[attr-defined]
 
@@ -244,6 +253,8 @@ DRAWS = "its draws may belong to channel numbers"
 EXCUSES = {  # nothing else may be skipped
     "cpli": {NO_SCORES},
     "dense_continue": {NO_SCORES, NO_CLAIM, "it removes nothing"},
+    "epruner": {NO_SCORES},
+    "filtersketch": {NO_SCORES, NO_CLAIM},
     "random": {NO_CLAIM, DRAWS},
     "whitebox": {DRAWS},
     "width_scaling": {NO_SCORES, NO_CLAIM},
