@@ -27,7 +27,7 @@ EXTRA_IMPORTS = {"cpli.py": {"numpy"}, "refit.py": {"numpy"}}
 LONG_METHODS: dict[str, int] = {}
 LONG_FILES = {
     "network.py": 400,  # the one object that methods see
-    "trainer.py": 355,  # the only training loop
+    "trainer.py": 360,  # the only training loop
 }
 LONG_FUNCTIONS = {
     "run.py:main": 105,  # the flags of the command line, one line each
