@@ -47,6 +47,11 @@ class Head(nn.Module):
         self.loss = F.cross_entropy(logits, labels)
         return x
 
+    def settled(self) -> "Head":
+        """From now on it judges and learns no more: in eval mode, its whole gradient goes on."""
+        self.share = 1.0
+        return self.eval().requires_grad_(False)
+
 
 def places(blocks: int, heads: int) -> list[int]:
     """Blocks in front of which heads stand, counted from 0, evenly spaced: METHODS 7.1. Fewer than

@@ -1,7 +1,6 @@
 """DCP: the input channels stay whose weights the joint loss pulls hardest, chosen greedily."""
 
 import contextlib
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,9 +11,8 @@ from torch.nn import functional as F
 
 from methods.api import Allocation, Budget, ChannelGroup, Method, Plan, Unsupported
 from methods.aux_heads import Head, gradient_shares, places
-from methods.greedy import Loss, Norm, choose, frozen, greedy_sizes, rebatched, stream
+from methods.greedy import Loss, Norm, choose, frozen, greedy_sizes, passes
 
-BATCH = 128  # of the official code
 LEAST = 16  # images of a pass, where fewer greedy steps leave it so many
 
 
@@ -31,6 +29,7 @@ class DCP(Method):
     mse_weight: float = 0.5  # the paper halves the squared error, the code does not
     loss_weight: float = 1.0  # lambda
     lr: float = 0.01
+    head_lr: float = 1.0  # of heads alone; the code's 0.1 teaches them little in a short phase
     train_weights: bool = False  # together with the heads, as the official code does
 
     allocations: ClassVar[tuple[Allocation, ...]] = ("uniform", "listed")
@@ -46,21 +45,18 @@ class DCP(Method):
         if not groups:
             return Plan(keep)
         heads = self.train_heads(net, trainer)
-        steps, images, passes = self.schedule([widths[g.name] for g in groups], trainer)
-        sizes = [len(rows) for rows in torch.arange(images).split(BATCH)]
-        drawn, losses = stream(trainer, images * passes), {}
-        with torch.enable_grad(), contextlib.closing(drawn), frozen(net):
-            batches = rebatched(drawn, sizes * passes)
-            turns = (itertools.islice(batches, len(sizes)) for _ in range(passes))
+        steps, images, count = self.schedule([widths[g.name] for g in groups], trainer)
+        losses = {}
+        with torch.enable_grad(), frozen(net), passes(trainer, count, images) as turns:
             reference = net.copy()
             for group in groups:
                 weights = [net.module(r).weight for r in group.readers]
                 biases = [b for r in group.readers if (b := net.bias(r)) is not None]
+                sizes = greedy_sizes(widths[group.name], steps)
                 with self.joint_loss(net, reference, heads, group) as loss:
                     active, losses[group.name] = choose(
-                        weights, biases, loss, turns,
-                        greedy_sizes(widths[group.name], steps), self.norm, self.lr,
-                    )  # fmt: skip
+                        weights, biases, loss, turns, sizes, self.norm, self.lr
+                    )
                 keep[group.name] = tuple(active.nonzero()[:, 0].tolist())
                 net.mask(group.name, keep[group.name])
         trainer.note("greedy", {"steps": steps, "images_per_pass": images, "loss": losses})
@@ -78,25 +74,24 @@ class DCP(Method):
                 trainer.fit(
                     net,
                     self.head_epochs,
+                    lr=self.head_lr,
                     penalty=lambda: torch.stack([h.loss for h in heads.values()]).sum(),
                     only=None if self.train_weights else heads,
                 )
-        for head in heads.values():
-            head.eval().requires_grad_(False)
-            head.share = 1.0
         net.eval()
-        return heads
+        return {layer: head.settled() for layer, head in heads.items()}
 
     def schedule(self, widths: list[int], trainer: Any) -> tuple[int, int, int]:
         """Greedy steps per layer, images of a pass, passes (two a step): the most steps, up to
         `steps`, that leave each pass LEAST images; one step and one image at least."""
         allowed = self.greedy_epochs * trainer.train_images
-        for steps in range(min(self.steps or max(widths), max(widths)), 0, -1):
-            passes = 2 * sum(min(w, steps) for w in widths)
-            images = int(allowed / passes + 1e-9)
+        most = min(self.steps, max(widths)) if self.steps > 0 else max(widths)
+        for steps in range(most, 0, -1):
+            count = 2 * sum(min(w, steps) for w in widths)
+            images = int(allowed / count + 1e-9)
             if images >= LEAST:
                 break
-        return steps, min(max(1, images), trainer.train_images), passes
+        return steps, min(max(1, images), trainer.train_images), count
 
     @contextlib.contextmanager
     def joint_loss(

@@ -4,13 +4,14 @@ Shapes: n outputs and C inputs of a layer, weights (n, C, k, k) or (n, C).
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-MOMENTUM, DECAY = 0.9, 1e-4  # of the official code, Nesterov
+BATCH, MOMENTUM, DECAY = 128, 0.9, 1e-4  # of the official code; Nesterov
 
 Images = Iterator[tuple[Tensor, Tensor]]  # (N, 3, H, W), (N,)
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -89,9 +90,7 @@ def _descend(
     lr: float,
 ) -> None:
     """One turn of SGD; the weights of other channels stay at zero, which decay leaves alone."""
-    optimizer = torch.optim.SGD(
-        learnt, lr, momentum=MOMENTUM, weight_decay=DECAY, nesterov=True
-    )
+    optimizer = torch.optim.SGD(learnt, lr, momentum=MOMENTUM, weight_decay=DECAY, nesterov=True)
     for x, y in images:
         gradients = torch.autograd.grad(loss(x, y), learnt)
         for parameter, gradient in zip(learnt, gradients, strict=True):
@@ -116,9 +115,20 @@ def frozen(net: Any) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def stream(trainer: Any, images: int) -> Images:
-    """So many training images, epoch after epoch, charged as they are drawn where gradients are
-    enabled."""
+@contextlib.contextmanager
+def passes(trainer: Any, count: int, images: int) -> Iterator[Iterator[Images]]:
+    """So many passes over so many training images each, one after the other through the split, in
+    batches of BATCH at most. They are charged as they are drawn where gradients are enabled."""
+    sizes = [len(rows) for rows in torch.arange(images).split(BATCH)]
+    drawn = _stream(trainer, images * count)
+    batches = rebatched(drawn, sizes * count)
+    try:
+        yield (itertools.islice(batches, len(sizes)) for _ in range(count))
+    finally:
+        drawn.close()
+
+
+def _stream(trainer: Any, images: int) -> Generator[tuple[Tensor, Tensor], None, None]:
     size = trainer.train_images
     for left in range(images, 0, -size):
         yield from trainer.batches(images=min(left, size))
