@@ -74,6 +74,10 @@ class Trainer:
     def epochs(self) -> float:
         return self.ledger.allowed / self.ledger.train_images
 
+    @property
+    def train_images(self) -> int:
+        return self.ledger.train_images
+
     # ---- what methods use ----------------------------------------------------------------------
 
     def note(self, name: str, value: Any) -> None:

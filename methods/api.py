@@ -167,6 +167,7 @@ class Trainer(Protocol):
     num_classes: int
     device: torch.device
     epochs: float  # the whole budget of the run, in epochs of the training split
+    train_images: int  # of the training split: one epoch
 
     def batches(
         self,

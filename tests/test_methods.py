@@ -252,9 +252,11 @@ NO_SCORES, NO_CLAIM = "it has no scores", "it does not claim to judge channels"
 DRAWS = "its draws may belong to channel numbers"
 EXCUSES = {  # nothing else may be skipped
     "cpli": {NO_SCORES},
+    "dcp": {NO_SCORES},
     "dense_continue": {NO_SCORES, NO_CLAIM, "it removes nothing"},
     "epruner": {NO_SCORES},
     "filtersketch": {NO_SCORES, NO_CLAIM},
+    "gwcs": {NO_SCORES, DRAWS},
     "random": {NO_CLAIM, DRAWS},
     "whitebox": {DRAWS},
     "width_scaling": {NO_SCORES, NO_CLAIM},

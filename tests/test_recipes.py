@@ -19,7 +19,7 @@ from benchmark.options import options_from
 from benchmark.select import TOLERANCE
 from benchmark.spec import Recipe
 from benchmark.sweep import Cell, expand
-from methods import Entry, UnknownMethod, all_names, find, parse_card
+from methods import Entry, UnknownMethod, all_names, build, find, parse_card
 from methods.api import Budget, ChannelGroup, Unsupported
 
 RECIPES = [
@@ -92,8 +92,9 @@ def test_every_recipe_becomes_a_cell(label: str, arch: str) -> None:
         recipe["flops_reduction"], recipe["minimum_width"],
     )  # fmt: skip
     assert recipe.get("params", {}).items() <= spec.method.params.items()
-    trained = spec.method.params.get("mask_epochs", 0.0)
-    assert spec.budget_epochs == recipe["recovery"]["epochs"] + trained
+    method = build(cell.entry, spec.method.params)
+    prepared = sum(spec.method.params[name] for name in method.shares if method.prepares)
+    assert spec.budget_epochs == recipe["recovery"]["epochs"] + prepared
     assert spec.recovery == Recipe(**recipe["recovery"])
     assert spec.baseline == (Recipe(**recipe["baseline"]) if "baseline" in recipe else None)
 
