@@ -46,12 +46,13 @@ def candidates(traced: fx.GraphModule, cmap: ChannelMap) -> list[Candidate]:
             continue
         maps = [n for n in writers if _writes_a_map(calls[n], pooled)]
         joined = any(_touches(cmap.writes[n], first, end) for n in shortcuts)
-        group = ChannelGroup(name, tuple(maps or writers), readers, cmap.widths[name])
+        coupled = len(maps) > 1 or joined
+        group = ChannelGroup(name, tuple(maps or writers), readers, cmap.widths[name], coupled)
         if not maps:
             all_flat = all(isinstance(modules[n], nn.Linear) for n in writers)
             found.append(Candidate(group, "fixed", HIDDEN if all_flat else SQUEEZE))
         else:
-            found.append(Candidate(group, "coupled" if len(maps) > 1 or joined else "inner"))
+            found.append(Candidate(group, "coupled" if coupled else "inner"))
     order = {name: place for place, name in enumerate(modules)}
     return sorted(found, key=lambda c: order[c.group.layers[0]])
 

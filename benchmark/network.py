@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from benchmark import select
 from benchmark.cifar_resnet import Shortcut
-from benchmark.coupling import alive, cost_terms, couple, remove
+from benchmark.coupling import Place, alive, cost_terms, couple, places, remove
 from benchmark.groups import candidates
 from benchmark.sites import (
     ChannelsFirst,
@@ -53,6 +53,7 @@ class Network(nn.Module):
         self.traced = trace(copy.deepcopy(model).cpu())
         self.scope = scope
         self._gates = 0
+        self._places: dict[str, tuple[Place, ...]] = {}  # found when asked for
         example = example.cpu()
         propagate_shapes(self.traced, example)
         self.map = couple(self.traced, example, output_layers(self.traced))
@@ -280,6 +281,26 @@ class Network(nn.Module):
             self._insert(layer, gate, "in", False)
         self.traced.recompile()
 
+    # ---- groups --------------------------------------------------------------------------------
+
+    def tied(self, group: str) -> dict[str, Tensor]:
+        if group not in self._places:  # a penalty asks at every step
+            self._places[group] = tuple(places(self.traced, self.map, group))
+        return {p.name: p.weights(self.module(p.layer)) for p in self._places[group]}
+
+    def spread(self, scores: Mapping[str, Tensor]) -> Scores:
+        units = torch.zeros(self.map.total, dtype=torch.float64)
+        for group, score in scores.items():
+            _check_score(group, score, self.map.widths[group])
+            first = self.map.first[group]
+            units[first : first + len(score)] = score.detach().double().cpu()
+        found = {}
+        for layer in self.layers:
+            own = self.map.writes[layer]
+            times = torch.bincount(own[own >= 0], minlength=len(units)).clamp(min=1)
+            found[layer] = torch.where(own < 0, 0.0, (units / times)[own.clamp(min=0)])
+        return found
+
     # ---- cost, ranking, removal ----------------------------------------------------------------
 
     def macs(self, widths: Mapping[str, int] | None = None) -> int:
@@ -297,7 +318,7 @@ class Network(nn.Module):
     def limits(self, budget: Budget) -> select.Widths:
         """Full and smallest widths of the groups in scope."""
         full = {g.name: g.width for g in self.groups}
-        return select.Widths.of(full, budget.min_keep, budget.round_to, self._dense)
+        return select.Widths.of(full, budget.min_keep, budget.round_to, budget.whole, self._dense)
 
     def group_scores(self, scores: Scores, comparable: bool) -> dict[str, Tensor]:
         """Scores of units: mean over the layers that write the group. Layers are put on one scale

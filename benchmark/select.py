@@ -30,11 +30,12 @@ Macs = Callable[[Mapping[str, int]], int]
 @dataclass(frozen=True)
 class Widths:
     """Group sizes, the floor every method must respect, and what widths are multiples of. All in
-    units: a unit of a grouped layer can be several channels."""
+    units: a unit of a grouped layer can be several channels. Groups in `whole` keep everything."""
 
     full: Mapping[str, int]
     floor: Mapping[str, int]
     round_to: int = 1
+    whole: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -42,6 +43,7 @@ class Widths:
         full: Mapping[str, int],
         min_keep: float,
         round_to: int = 1,
+        whole: tuple[str, ...] = (),
         dense: Mapping[str, int] | None = None,
     ) -> Widths:
         """`min_keep` of each group, rounded down, and at least one unit (DECISIONS 16); then up to
@@ -49,7 +51,8 @@ class Widths:
         # the tolerance keeps 0.3 * 10 at 3 where floating point says 2.9999999999999996
         own = {g: (dense or full)[g] for g in full}
         floor = {g: max(1, math.floor(min_keep * c + 1e-9)) for g, c in own.items()}
-        return cls(full, _up(full, floor, round_to), round_to)
+        floor |= {g: full[g] for g in whole}
+        return cls(full, _up(full, floor, round_to), round_to, whole)
 
     def up(self, widths: Mapping[str, int]) -> dict[str, int]:
         """The next allowed width for each of these."""
@@ -65,7 +68,7 @@ class Widths:
 
     def unrounded(self, min_keep: float) -> Widths:
         """The same groups without multiples."""
-        return Widths.of(self.full, min_keep)
+        return Widths.of(self.full, min_keep, whole=self.whole)
 
 
 def _up(full: Mapping[str, int], widths: Mapping[str, int], n: int) -> dict[str, int]:

@@ -26,7 +26,8 @@ from methods.api import Method
 
 FOLDER = Path(__file__).parent
 SUPPORT = {
-    "__init__", "api", "aux_heads", "class_masks", "exemplars", "genetic", "greedy", "kit", "refit", "wavelets",
+    "__init__", "api", "aux_heads", "class_masks", "exemplars", "genetic", "greedy", "kit",
+    "refit", "wavelets",
 }  # fmt: skip
 _FILE_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes the name of a folder
 _WORDS_OF_CARDS = {

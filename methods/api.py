@@ -32,6 +32,7 @@ class ChannelGroup:
     layers: tuple[str, ...]  # convolutions that write it
     readers: tuple[str, ...]  # convolutions and linear layers that read it
     width: int  # removable units
+    coupled: bool = False  # several layers write it, or a shortcut does too: the residual stream
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Budget:
     allocation: Allocation = "uniform"
     rates: Mapping[str, float] | None = None  # "listed": removed fraction per layer
     round_to: int = 1  # widths are multiples of it, or a group's full width (units, not channels)
+    whole: tuple[str, ...] = ()  # groups that keep everything
 
 
 class Network(Protocol):
@@ -143,6 +145,17 @@ class Network(Protocol):
 
     def scale_norm(self, layer: str, factor: Tensor) -> None:
         """Weight and bias of the following batch norm *= factor (C,)."""
+        ...
+
+    def tied(self, group: str) -> dict[str, Tensor]:
+        """Every weight that goes when a unit of the group goes, (units, n) per tensor: filters of
+        its writers (`LAYER:out`, depthwise layers too), input columns of its readers (`LAYER:in`)
+        and scales of norms (`NORM:scale`). Gradients reach the network."""
+        ...
+
+    def spread(self, scores: Mapping[str, Tensor]) -> Scores:
+        """Scores of units, group -> (units,), as scores of layers from which `rank` with
+        `comparable` makes the same scores of units. Groups that are absent have 0."""
         ...
 
     def mask(self, group: str, keep: tuple[int, ...]) -> None:

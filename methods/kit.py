@@ -1,4 +1,4 @@
-"""Pure tensor helpers shared by the methods."""
+"""What methods share: pure tensor helpers, and measurements that several papers make."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.api import ChannelGroup, Unsupported
+
+from methods.api import Network, Scores, Trainer, Unsupported
 
 _CPU_CHUNK = 2**19  # map elements worked on at once: 4 MiB in float64, fastest of 2^15 to 2^20
 _GPU_CHUNK = 2**24  # there, enough maps to hide the launch of one small kernel per pivot
@@ -92,6 +94,31 @@ def _largest_eigenvalue(gram: Tensor) -> tuple[Tensor, Tensor]:
     lower = (trace + (2 * upper**2 - trace**2).clamp_min(0).sqrt()) / 2
     low, high = (bound.double() ** 0.125 for bound in (lower, upper))
     return low, high > low * 1.001
+
+
+def mean_ranks(net: Network, trainer: Trainer, images: int) -> Scores:
+    """(C,) mean rank of each prunable layer's maps over training images, in one pass for all
+    layers, eval mode, forward only (Lin et al., CVPR 2020, section 3.3).
+
+    A map is taken behind the activation that follows the layer; a residual block's last layer is
+    judged by the block's output, as the official code does.
+
+    Raises:
+        Unsupported: the forward-only share of the budget is not even one image.
+    """
+    total = {n: torch.zeros(len(net.weight(n)), dtype=torch.int64) for n in net.layers}
+    net.eval()
+    seen = 0
+    sites = {n: net.last_site(n, through_add=True) for n in net.layers}
+    with torch.no_grad(), net.tapped(sites, through_add=True) as maps:
+        for x, _ in trainer.batches(images=images):
+            net(x)
+            seen += len(x)
+            for layer in net.layers:
+                total[layer] += matrix_ranks(maps[layer]).sum(0).cpu()
+    if not seen:
+        raise Unsupported("no images left in the forward-only share of the budget")
+    return {layer: ranks / seen for layer, ranks in total.items()}
 
 
 def mean_and_interval(values: Tensor) -> dict[str, float]:
