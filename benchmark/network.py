@@ -114,7 +114,7 @@ class Network(nn.Module):
 
     def rows(self, group: str) -> dict[str, Tensor]:
         kinds, found = (*WEIGHTED, *NORMS), self.map.writes
-        return self._places(
+        return self._units_of(
             {n: u for n, u in found.items() if isinstance(self.module(n), kinds)}, group
         )
 
@@ -124,9 +124,9 @@ class Network(nn.Module):
             module = self.module(name)
             if isinstance(module, WEIGHTED) and not is_depthwise(module):
                 found[name] = units[: module.weight.shape[1]]  # grouped: offsets of its first group
-        return self._places(found, group)
+        return self._units_of(found, group)
 
-    def _places(self, channels: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+    def _units_of(self, channels: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
         """Where the units of a group are among the channels of layers that have any."""
         found, first, width = {}, self.map.first[group], self.map.widths[group]
         for name, units in channels.items():

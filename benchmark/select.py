@@ -36,6 +36,7 @@ class Widths:
     floor: Mapping[str, int]
     round_to: int = 1
     whole: tuple[str, ...] = ()
+    dense: Mapping[str, int] | None = None  # widths before anything was pruned
 
     @classmethod
     def of(
@@ -47,12 +48,12 @@ class Widths:
         dense: Mapping[str, int] | None = None,
     ) -> Widths:
         """`min_keep` of each group, rounded down, and at least one unit (DECISIONS 16); then up to
-        the next width that is allowed. `dense`: the widths before anything was pruned."""
+        the next width that is allowed. It is a share of the dense widths, where they differ."""
         # the tolerance keeps 0.3 * 10 at 3 where floating point says 2.9999999999999996
         own = {g: (dense or full)[g] for g in full}
         floor = {g: max(1, math.floor(min_keep * c + 1e-9)) for g, c in own.items()}
         floor |= {g: full[g] for g in whole}
-        return cls(full, _up(full, floor, round_to), round_to, whole)
+        return cls(full, _up(full, floor, round_to), round_to, whole, dense)
 
     def up(self, widths: Mapping[str, int]) -> dict[str, int]:
         """The next allowed width for each of these."""
@@ -68,7 +69,7 @@ class Widths:
 
     def unrounded(self, min_keep: float) -> Widths:
         """The same groups without multiples."""
-        return Widths.of(self.full, min_keep, whole=self.whole)
+        return Widths.of(self.full, min_keep, whole=self.whole, dense=self.dense)
 
 
 def _up(full: Mapping[str, int], widths: Mapping[str, int], n: int) -> dict[str, int]:

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.api import ChannelGroup, Unsupported
-
-from methods.api import Network, Scores, Trainer, Unsupported
+from methods.api import ChannelGroup, Network, Scores, Trainer, Unsupported
 
 _CPU_CHUNK = 2**19  # map elements worked on at once: 4 MiB in float64, fastest of 2^15 to 2^20
 _GPU_CHUNK = 2**24  # there, enough maps to hide the launch of one small kernel per pivot
