@@ -16,6 +16,7 @@ from pydantic import (
     field_validator,
 )
 
+from benchmark.data import check_name
 from benchmark.errors import BadInput
 from benchmark.record import check_plain, one_line, refuse_unknown
 from benchmark.spec import Track, refuse_truth
@@ -31,7 +32,7 @@ class Options(BaseModel):
 
     methods: list[str] = Field(["whitebox", "hrank", "l1norm"], min_length=1)
     arch: str = "resnet20"
-    dataset: Literal["digits", "cifar10", "cifar100", "imagefolder", "imagenet"] = "cifar10"
+    dataset: str = "cifar10"
     data_dir: Path | None = None
     data_name: str | None = None
     image_size: int | None = Field(None, ge=8, le=1024)
@@ -75,6 +76,15 @@ class Options(BaseModel):
             value = {k: str(v) if isinstance(v, Path) else v for k, v in value.items()}
         check_plain(str(value) if isinstance(value, Path) else value)
         return refuse_truth(value, cls.model_fields[str(info.field_name)].annotation)
+
+    @field_validator("dataset")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            check_name(value)
+        except BadInput as error:
+            raise ValueError(str(error)) from error
+        return value
 
     def torch_device(self) -> torch.device:
         """Raises BadInput if CUDA is asked for and absent."""

@@ -22,10 +22,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import methods.plugins as plugins
 from methods.api import Method
+from methods.plugins import one_line
 
 FOLDER = Path(__file__).parent
-SUPPORT = {"__init__", "api", "class_masks", "kit", "refit"}
+SUPPORT = {"__init__", "api", "class_masks", "kit", "plugins", "refit"}
 _FILE_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes the name of a folder
 _WORDS_OF_CARDS = {
     "kind": {"method", "control"},
@@ -53,6 +55,7 @@ class Entry:
     cls: type[Method]
     card: Mapping[str, Any]
     source_hash: str  # empty for the suite's own methods, which have a revision
+    package: str = ""  # an installed one that provides it, with its version
 
     @property
     def label(self) -> str:
@@ -131,11 +134,25 @@ def all_names() -> list[str]:
     return found
 
 
+def installed() -> tuple[list[Entry], list[str]]:
+    """Methods of installed packages, and a line for each that cannot be used."""
+    offered, problems = plugins.offers(plugins.METHODS, _is_ours)
+    found = []
+    for name in offered:
+        try:
+            found.append(find(name))
+        except UnknownMethod as error:
+            problems.append(str(error))
+    return found, problems
+
+
 def find(label: str) -> Entry:
-    """Entry for `name`, `name:variant` or a path to a user's own `.py` file.
+    """Entry for `name`, `name:variant`, of ours or of an installed package, or a path to a user's
+    own `.py` file.
 
     Raises:
-        UnknownMethod: no such method or variant; the closest names are in the text.
+        UnknownMethod: no such method or variant, or it cannot be used; the closest names are in the
+            text.
     """
     if label.endswith(".py") or "/" in label:
         path = Path(label)
@@ -150,14 +167,52 @@ def find(label: str) -> Entry:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         return Entry(path.stem, "", _only_method(_import_file(path, digest)), _card(path), digest)
     name, _, variant = label.partition(":")
-    if name not in names():
+    if _is_ours(name):
+        return find_ours(label)
+    try:
+        provided = plugins.find(plugins.METHODS, name, _is_ours)
+    except plugins.Unusable as error:
+        raise UnknownMethod(str(error)) from error
+    if provided is None:
+        theirs = sorted(plugins.offers(plugins.METHODS, _is_ours)[0])
+        raise UnknownMethod(_did_you_mean("method", name, all_names() + theirs))
+    return _entry_of_package(provided, variant)
+
+
+def find_ours(label: str) -> Entry:
+    """Entry for `name` or `name:variant` of the suite's own.
+
+    Raises:
+        UnknownMethod: as `find`.
+    """
+    name, _, variant = label.partition(":")
+    if not _is_ours(name):
         raise UnknownMethod(_did_you_mean("method", name, all_names()))
-    path = FOLDER / f"{name}.py"
-    card = _card(path)
+    card = _card(FOLDER / f"{name}.py")
+    _check_variant(name, variant, card)
+    return Entry(name, variant, _only_method(importlib.import_module(f"methods.{name}")), card, "")
+
+
+def _is_ours(name: str) -> bool:
+    return name in names()
+
+
+def _check_variant(name: str, variant: str, card: Mapping[str, Any]) -> None:
     if variant and variant not in card.get("variant", {}):
         legal = sorted(card.get("variant", {}))
         raise UnknownMethod(_did_you_mean(f"variant of {name}", variant, legal))
-    return Entry(name, variant, _only_method(importlib.import_module(f"methods.{name}")), card, "")
+
+
+def _entry_of_package(provided: plugins.Provided, variant: str) -> Entry:
+    """By the rules of a user's own file: one method, its card beside it."""
+    offer, thing = provided.offer, provided.thing
+    if isinstance(thing, ModuleType):
+        thing = _only_method(thing)
+    if not isinstance(thing, type) or not issubclass(thing, Method):
+        raise UnknownMethod(f"{offer} is no subclass of methods.api.Method, nor a module with one")
+    card = _card(provided.sources.file, offer.name)
+    _check_variant(offer.name, variant, card)
+    return Entry(offer.name, variant, thing, card, provided.sources.digest, offer.package)
 
 
 def build(entry: Entry, params: Mapping[str, Any]) -> Method:
@@ -210,21 +265,16 @@ def _did_you_mean(kind: str, word: str, legal: list[str]) -> str:
     return f"unknown {kind} '{word}'{hint} (known: {', '.join(legal) or 'none'})"
 
 
-def _one_line(said: object) -> str:
-    line = " ".join(str(said).split())
-    return "".join(c if c.isprintable() else "?" for c in line)[:200]
-
-
-def _card(path: Path) -> dict[str, Any]:
+def _card(path: Path, title: str = "") -> dict[str, Any]:
     toml = path.with_suffix(".toml")
     if toml.is_file():
         try:
             return deepcopy(_parsed(toml.read_bytes(), str(toml)))
         except OSError as error:
-            raise UnknownMethod(f"card {toml} cannot be read: {_one_line(error)}") from error
+            raise UnknownMethod(f"card {toml} cannot be read: {one_line(error)}") from error
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
     summary = doc.splitlines()[0] if doc else ""
-    return {"card": {"title": path.stem, "kind": "method", "summary": summary}}
+    return {"card": {"title": title or path.stem, "kind": "method", "summary": summary}}
 
 
 @lru_cache(maxsize=256)
@@ -242,7 +292,7 @@ def parse_card(raw: bytes, place: str) -> dict[str, Any]:
     try:
         card = parse_toml(raw)
     except ValueError as error:
-        raise UnknownMethod(f"card {place} cannot be read: {_one_line(error)}") from error
+        raise UnknownMethod(f"card {place} cannot be read: {one_line(error)}") from error
     head = card.get("card")
     if not isinstance(head, dict) or "title" not in head:
         raise UnknownMethod(f'card {place} has no title: add [card] with title = "..."')
@@ -251,11 +301,11 @@ def parse_card(raw: bytes, place: str) -> dict[str, Any]:
         tables = card.get(kind, {})
         if not isinstance(tables, dict):
             raise UnknownMethod(f"card {place}: {kind} must be a table of tables")
-        parts += [(f"{kind}.{_one_line(name)}", part) for name, part in tables.items()]
+        parts += [(f"{kind}.{one_line(name)}", part) for name, part in tables.items()]
     for name, part in [p for p in parts if p[0].startswith("variant.")]:
         own = part.get("recipe", {}) if isinstance(part, dict) else {}
         if isinstance(own, dict):
-            parts += [(f"{name}.recipe.{_one_line(arch)}", found) for arch, found in own.items()]
+            parts += [(f"{name}.recipe.{one_line(arch)}", found) for arch, found in own.items()]
     for name, part in parts:
         problem = _card_problem(part)
         if problem:
@@ -330,7 +380,7 @@ def _import_file(path: Path, digest: str) -> ModuleType:
         return import_file(path, f"user_method_{path.stem}_{digest}")
     except (Exception, SystemExit) as error:
         raise UnknownMethod(
-            f"method file {path} cannot be imported: {type(error).__name__}: {_one_line(error)}"
+            f"method file {path} cannot be imported: {type(error).__name__}: {one_line(error)}"
         ) from error
 
 
