@@ -56,6 +56,7 @@ class Entry:
     card: Mapping[str, Any]
     source_hash: str  # empty for the suite's own methods, which have a revision
     package: str = ""  # an installed one that provides it, with its version
+    file: Path = Path()  # that defines it; its card, where there is one, lies beside it
 
     @property
     def label(self) -> str:
@@ -165,7 +166,8 @@ def find(label: str) -> Entry:
         if path.stem in names():
             raise UnknownMethod(f"method file {label} has the name of one of ours: rename it")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        return Entry(path.stem, "", _only_method(_import_file(path, digest)), _card(path), digest)
+        cls = _only_method(_import_file(path, digest))
+        return Entry(path.stem, "", cls, _card(path), digest, file=path)
     name, _, variant = label.partition(":")
     if _is_ours(name):
         return find_ours(label)
@@ -188,9 +190,11 @@ def find_ours(label: str) -> Entry:
     name, _, variant = label.partition(":")
     if not _is_ours(name):
         raise UnknownMethod(_did_you_mean("method", name, all_names()))
-    card = _card(FOLDER / f"{name}.py")
+    path = FOLDER / f"{name}.py"
+    card = _card(path)
     _check_variant(name, variant, card)
-    return Entry(name, variant, _only_method(importlib.import_module(f"methods.{name}")), card, "")
+    cls = _only_method(importlib.import_module(f"methods.{name}"))
+    return Entry(name, variant, cls, card, "", file=path)
 
 
 def _is_ours(name: str) -> bool:
@@ -210,9 +214,10 @@ def _entry_of_package(provided: plugins.Provided, variant: str) -> Entry:
         thing = _only_method(thing)
     if not isinstance(thing, type) or not issubclass(thing, Method):
         raise UnknownMethod(f"{offer} is no subclass of methods.api.Method, nor a module with one")
-    card = _card(provided.sources.file, offer.name)
+    sources = provided.sources
+    card = _card(sources.file, offer.name)
     _check_variant(offer.name, variant, card)
-    return Entry(offer.name, variant, thing, card, provided.sources.digest, offer.package)
+    return Entry(offer.name, variant, thing, card, sources.digest, offer.package, sources.file)
 
 
 def build(entry: Entry, params: Mapping[str, Any]) -> Method:
