@@ -35,7 +35,7 @@ from benchmark.spec import PROTOCOL, MethodIdentity, RunSpec
 from benchmark.store import Store
 from benchmark.tasks import data_of
 from benchmark.verdict import Say, introduce, judge
-from methods import Entry, UnknownMethod, build, find, names, plugins
+from methods import Entry, UnknownMethod, build, find, is_installed
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def entry_of(method: MethodIdentity, file: Path | None) -> Entry:
     """
     if not method.source and file is not None:
         raise BadInput(f"{method.label} is one of the suite's methods: leave out --method-file")
-    if method.source and (file is None or file.suffix != ".py") and not is_installed(method):
+    if method.source and (file is None or file.suffix != ".py") and not is_installed(method.name):
         raise BadInput(
             f"{method.label} is a user's own method: pass --method-file {method.name}.py, the file "
             f"with source hash {method.source}, or install its package"
@@ -117,9 +117,8 @@ def entry_of(method: MethodIdentity, file: Path | None) -> Entry:
     except UnknownMethod as error:
         raise BadInput(str(error)) from error
     if entry.source_hash != method.source or entry.name != method.name:
-        what = f"that of package {entry.package}" if file is None else f"--method-file {file}"
         raise BadInput(
-            f"{what} is not the method of the record: {entry.name} with source hash "
+            f"{file or 'package ' + entry.package} is not the method of the record: {entry.name} with source hash "
             f"{entry.source_hash}, not {method.name} with {method.source}"
         )
     if entry.cls.revision != method.revision:
@@ -128,11 +127,6 @@ def entry_of(method: MethodIdentity, file: Path | None) -> Entry:
             f"{entry.cls.revision} here"
         )
     return entry
-
-
-def is_installed(method: MethodIdentity) -> bool:
-    """Whether a package offers a method of that name."""
-    return method.name in plugins.offers(plugins.METHODS, names().__contains__)[0]
 
 
 def check_checkpoint(spec: RunSpec, checkpoint: Path | None) -> None:

@@ -147,6 +147,11 @@ def installed() -> tuple[list[Entry], list[str]]:
     return found, problems
 
 
+def is_installed(name: str) -> bool:
+    """Whether a package offers a method of that name, broken or not."""
+    return name in plugins.offers(plugins.METHODS, _is_ours)[0]
+
+
 def find(label: str) -> Entry:
     """Entry for `name`, `name:variant`, of ours or of an installed package, or a path to a user's
     own `.py` file.
