@@ -118,8 +118,8 @@ def entry_of(method: MethodIdentity, file: Path | None) -> Entry:
         raise BadInput(str(error)) from error
     if entry.source_hash != method.source or entry.name != method.name:
         raise BadInput(
-            f"{file or 'package ' + entry.package} is not the method of the record: {entry.name} with source hash "
-            f"{entry.source_hash}, not {method.name} with {method.source}"
+            f"{file or entry.package} is not the method of the record: {entry.name} with source "
+            f"hash {entry.source_hash}, not {method.name} with {method.source}"
         )
     if entry.cls.revision != method.revision:
         raise BadInput(

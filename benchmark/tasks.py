@@ -297,5 +297,4 @@ def dense_key(cell: Cell) -> str:
 
 def _same(label: str, cell: Cell) -> bool:
     is_file = label.endswith(".py") and Path(label).stem == cell.entry.name
-    of_file = cell.entry.source_hash and not cell.entry.package
-    return is_file if of_file else label == cell.entry.label
+    return is_file if cell.entry.is_own_file else label == cell.entry.label

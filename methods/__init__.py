@@ -59,6 +59,11 @@ class Entry:
     file: Path = Path()  # that defines it; its card, where there is one, lies beside it
 
     @property
+    def is_own_file(self) -> bool:
+        """Whether it is in a user's own file, named by its path."""
+        return bool(self.source_hash) and not self.package
+
+    @property
     def label(self) -> str:
         """Name as typed on the command line: `whitebox` or `whitebox:official`."""
         return f"{self.name}:{self.variant}" if self.variant else self.name

@@ -297,6 +297,6 @@ def test_a_run_is_not_reproduced_by_another_version_of_its_package(
     with pytest.raises(BadInput, match=r"--method-file shine\.py.*, or install its package"):
         reproduce.entry_of(method, None)
     install("lab", FILES, SHINE)
-    with pytest.raises(BadInput, match=r"package lab 0\.1 is not the method of the record"):
+    with pytest.raises(BadInput, match=r"lab 0\.1 is not the method of the record"):
         reproduce.entry_of(method, None)
     assert invoke(run.main, ["--methods", "shine", "--dataset", "nothing"]) == BAD_INPUT
