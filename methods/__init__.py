@@ -142,7 +142,7 @@ def all_names() -> list[str]:
 
 def installed() -> tuple[list[Entry], list[str]]:
     """Methods of installed packages, and a line for each that cannot be used."""
-    offered, problems = plugins.offers(plugins.METHODS, _is_ours)
+    offered, problems = plugins.offers(plugins.METHODS, is_ours)
     found = []
     for name in offered:
         try:
@@ -154,7 +154,7 @@ def installed() -> tuple[list[Entry], list[str]]:
 
 def is_installed(name: str) -> bool:
     """Whether a package offers a method of that name, broken or not."""
-    return name in plugins.offers(plugins.METHODS, _is_ours)[0]
+    return name in plugins.offers(plugins.METHODS, is_ours)[0]
 
 
 def find(label: str) -> Entry:
@@ -179,14 +179,14 @@ def find(label: str) -> Entry:
         cls = _only_method(_import_file(path, digest))
         return Entry(path.stem, "", cls, _card(path), digest, file=path)
     name, _, variant = label.partition(":")
-    if _is_ours(name):
+    if is_ours(name):
         return find_ours(label)
     try:
-        provided = plugins.find(plugins.METHODS, name, _is_ours)
+        provided = plugins.find(plugins.METHODS, name, is_ours)
     except plugins.Unusable as error:
         raise UnknownMethod(str(error)) from error
     if provided is None:
-        theirs = sorted(plugins.offers(plugins.METHODS, _is_ours)[0])
+        theirs = sorted(plugins.offers(plugins.METHODS, is_ours)[0])
         raise UnknownMethod(_did_you_mean("method", name, all_names() + theirs))
     return _entry_of_package(provided, variant)
 
@@ -198,7 +198,7 @@ def find_ours(label: str) -> Entry:
         UnknownMethod: as `find`.
     """
     name, _, variant = label.partition(":")
-    if not _is_ours(name):
+    if not is_ours(name):
         raise UnknownMethod(_did_you_mean("method", name, all_names()))
     path = FOLDER / f"{name}.py"
     card = _card(path)
@@ -207,7 +207,8 @@ def find_ours(label: str) -> Entry:
     return Entry(name, variant, cls, card, "", file=path)
 
 
-def _is_ours(name: str) -> bool:
+def is_ours(name: str) -> bool:
+    """Whether the suite itself has a method of that name."""
     return name in names()
 
 
