@@ -20,6 +20,7 @@ from benchmark.cifar_vgg import VGG16, VGG19, CifarVgg, LinearVgg
 from benchmark.conventions import Printed
 from benchmark.errors import BadInput
 from benchmark.spec import ArchIdentity
+from methods import plugins
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Arch:
     build: Callable[[int], nn.Module]  # num_classes -> network
     image_size: int
     name: str = ""  # in records
-    source: str = ""  # hash of a user's own file
+    source: str = ""  # hash of a user's own file, or of a package's
     paper: Paper | None = None  # ours only
 
 
@@ -148,11 +149,12 @@ IMAGENET: dict[str, Paper] = {
 
 
 def find(label: str) -> Arch:
-    """The architecture of that label: a name of ours, `timm/NAME`, `torchvision/NAME`, or
-    `FILE.py:FUNCTION`, a function num_classes -> network of the user's own.
+    """The architecture of that label: a name of ours or of an installed package, `timm/NAME`,
+    `torchvision/NAME`, or `FILE.py:FUNCTION`, a function num_classes -> network of the user's own.
 
     Raises:
-        BadInput: unknown name, with the closest ones in the text, or a file that cannot be used.
+        BadInput: unknown name, with the closest ones in the text, or a file or package that cannot
+            be used.
     """
     if ownmodel.is_file(label):
         name, source, own = ownmodel.read(label)
@@ -162,14 +164,37 @@ def find(label: str) -> Arch:
     elsewhere = zoo.split(label)
     if elsewhere is not None:
         return Arch(zoo.builder(*elsewhere), zoo.IMAGE_SIZE, name="-".join(elsewhere))
-    if label not in ARCHS:
-        close = difflib.get_close_matches(label, ARCHS, n=3, cutoff=0.4)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise BadInput(
-            f"unknown architecture '{label}'{hint} (known: {', '.join(ARCHS)}, timm/NAME, "
-            "torchvision/NAME, FILE.py:FUNCTION)"
-        )
-    return replace(ARCHS[label], name=label)
+    if label in ARCHS:
+        return replace(ARCHS[label], name=label)
+    found = ownmodel.installed(label, is_taken)
+    if found is not None:
+        return Arch(found[1], 0, name=label, source=found[0])
+    names = [*ARCHS, *plugins.offers(plugins.ARCHITECTURES, is_taken)[0]]
+    close = difflib.get_close_matches(label, names, n=3, cutoff=0.4)
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    raise BadInput(
+        f"unknown architecture '{label}'{hint} (known: {', '.join(names)}, timm/NAME, "
+        "torchvision/NAME, FILE.py:FUNCTION)"
+    )
+
+
+def is_taken(name: str) -> bool:
+    """Whether a name is one of ours, or stands for a network of timm or torchvision."""
+    return name in ARCHS or zoo.split(name) is not None
+
+
+def installed() -> tuple[list[tuple[str, str]], list[str]]:
+    """Name and package of each architecture of installed packages, and a line for each that cannot
+    be used."""
+    offered, problems = plugins.offers(plugins.ARCHITECTURES, is_taken)
+    found = []
+    for name, offer in offered.items():
+        try:
+            find(name)
+            found.append((name, offer.package))
+        except BadInput as error:
+            problems.append(str(error))
+    return found, problems
 
 
 def build(label: str, num_classes: int) -> nn.Module:
@@ -195,7 +220,7 @@ def build_again(identity: ArchIdentity, num_classes: int) -> nn.Module:
         BadInput: the structure is not the one of the run, or its file was not named.
     """
     if identity.source:
-        model = ownmodel.known(identity.name, identity.source)(num_classes)
+        model = ownmodel.known(identity.name, identity.source, is_taken)(num_classes)
     else:
         model = build(identity.name, num_classes)
     found = structure_hash(model)

@@ -7,6 +7,7 @@ A method is known by its entry, so a user's own file can be checked as ours are.
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -241,19 +242,20 @@ class Result:
 
 def check(entry: Entry, bench: Bench) -> list[Result]:
     """All checks, in order; none stops the others."""
-    found = []
-    for promise in CHECKS:
-        name = promise.__name__
-        try:
-            promise(entry, bench)
-            found.append(Result(name, "kept"))
-        except NotApplicable as error:
-            found.append(Result(name, "n/a", str(error)))
-        except Broken as error:
-            found.append(Result(name, "broken", str(error)))
-        except Exception as error:
-            found.append(Result(name, "broken", f"{type(error).__name__}: {error}"))
-    return found
+    return [judged(c.__name__, functools.partial(c, entry, bench)) for c in CHECKS]
+
+
+def judged(name: str, promise: Callable[[], None]) -> Result:
+    """What becomes of one promise; whatever else its code raises breaks it too."""
+    try:
+        promise()
+    except NotApplicable as error:
+        return Result(name, "n/a", str(error))
+    except Broken as error:
+        return Result(name, "broken", str(error))
+    except Exception as error:
+        return Result(name, "broken", f"{type(error).__name__}: {error}")
+    return Result(name, "kept")
 
 
 def _near_the_cut(done: Outcome, group: ChannelGroup) -> set[int]:

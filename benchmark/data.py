@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark import owndata
 from benchmark.decode import Geometry
 from benchmark.errors import BadInput
 from benchmark.files import write_bytes
@@ -65,9 +66,10 @@ def load_data(
     """Read a data set and say what it is: into memory, but for `imagenet`, of which the files are
     listed and read when their images are needed, by so many `workers` (`stream.py`).
 
-    `name` is one of NAMES. `data_dir` holds the files of CIFAR (default: `cache_dir/downloads`) or
-    of an image folder (`train/<class>/*`, `test/<class>/*`), whose results carry `data_name`, or
-    those of ImageNet or a set like it (`layout.py`), which may have a `data_name` too.
+    `name` is one of NAMES, or of an installed package (`owndata.py`). `data_dir` holds the files of
+    CIFAR (default: `cache_dir/downloads`) or of an image folder (`train/<class>/*`,
+    `test/<class>/*`), whose results carry `data_name`, or those of ImageNet or a set like it
+    (`layout.py`), which may have a `data_name` too.
     Images are resized bilinearly to `image_size` pixels square, after a centred crop where they are
     not square. `normalize` is "dataset", "imagenet" or "m1,m2,m3;s1,s2,s3" on the 0..1 scale.
     With `validation`, a fixed class-balanced 10 % of train (of `imagenet` at most 50 images per
@@ -84,7 +86,10 @@ def load_data(
         found = on_disk(folder, size, cache_dir, workers, on_progress)
         mean, std = _normalisation(normalize, name, None)
         return _streamed(found, data_name or name, size, (mean, std), cache_dir, validation)
-    decoded = read(name, folder, image_size, cache_dir, on_progress)
+    if name in NAMES:
+        decoded = read(name, folder, image_size, cache_dir, on_progress)
+    else:
+        decoded = owndata.read_provided(name, is_taken, folder, image_size, cache_dir, on_progress)
     mean, std = _normalisation(normalize, name, decoded.train.pixels)
     size = decoded.train.pixels.shape[-1]
     train, val, split_hash = _splits(decoded.train, decoded.class_names, cache_dir, validation)
@@ -107,7 +112,31 @@ def dataset_of(identity: DataIdentity) -> str:
     """The `name` that `load_data` reads this data by."""
     if identity.pipeline == "resized-crop":
         return IMAGENET
-    return identity.name if identity.name in NAMES else "imagefolder"
+    own = identity.name in NAMES or identity.name in owndata.names(is_taken)
+    return identity.name if own else "imagefolder"
+
+
+def installed() -> tuple[list[tuple[str, str]], list[str]]:
+    """As `owndata.listed`."""
+    return owndata.listed(is_taken)
+
+
+def is_taken(name: str) -> bool:
+    """Whether a name is one of ours."""
+    return name in NAMES
+
+
+def check_name(name: str) -> None:
+    """Raises BadInput unless it is that of a data set of ours or of an installed package."""
+    if name in NAMES:
+        return
+    names = [*NAMES, *owndata.names(is_taken)]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise BadInput(f"unknown data set {name!r}: known are {', '.join(names)}{hint}")
+    if not _DATA_NAME.fullmatch(name):
+        raise BadInput(f"the data set {name!r} of a package needs a name of a-z, 0-9, '_' and '-'")
 
 
 def _streamed(
@@ -139,10 +168,7 @@ def _streamed(
 def _check_request(
     name: str, folder: Path | None, data_name: str | None, image_size: int | None
 ) -> None:
-    if name not in NAMES:
-        close = difflib.get_close_matches(name, NAMES, n=2, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise BadInput(f"unknown data set {name!r}: known are {', '.join(NAMES)}{hint}")
+    check_name(name)
     if image_size is not None and image_size < 1:
         raise BadInput(f"the image size must be at least 1 pixel, got {image_size}")
     if name == "digits" and folder is not None:

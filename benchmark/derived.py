@@ -35,6 +35,7 @@ from benchmark import (
     export,
     looks,
     optimism,
+    origin,
     page,
     perclass,
     plots,
@@ -132,7 +133,8 @@ def read_whole(root: Path, name: str) -> Whole | None:
     if block is None:
         return None
     found = study(block)
-    return Whole(replace(block, board=found.board), found)
+    runs, board = origin.with_origin(block.runs, found.board, origin.read_marks(root))
+    return Whole(replace(block, runs=runs, board=board), found)
 
 
 def derive(root: Path, name: str, draw: Drawn = "svg") -> Derived | None:
@@ -141,6 +143,7 @@ def derive(root: Path, name: str, draw: Drawn = "svg") -> Derived | None:
     they are asked for."""
     folder = Store(root).stages / f"report-{digest(name)}"
     seen = {"stamp": blocks.stamp(root, name), "code": code_version()}
+    seen |= {"origin": origin.stamp(root)}
     kept = None if draw == "png" else _kept(root, folder, name, seen)
     if kept is not None and (kept.is_drawn or draw == "none"):
         return kept
@@ -178,9 +181,10 @@ def _texts(whole: Whole, pictures: Sequence[Picture], extra: pd.DataFrame) -> di
 
 
 def _write_table(folder: Path, table: Table, frame: pd.DataFrame) -> None:
-    text = csv_text(frame, table.columns)
+    wanted = origin.columns(table.columns, frame)
+    text = csv_text(frame, wanted)
     write_text(folder / f"{table.name}.csv", text.partition("\n")[2])
-    arrow = export.arrow(frame, table.columns)
+    arrow = export.arrow(frame, wanted)
     feather.write_feather(arrow, str(folder / f"{table.name}.arrow"), compression="uncompressed")
 
 

@@ -26,10 +26,10 @@ from benchmark.files import check_writable
 from benchmark.grid import unreadable_grids
 from benchmark.merge import whole_run
 from benchmark.options import options_from
+from benchmark.sender import facts_of
 from benchmark.site import read_site
 from benchmark.sitetrial import probe
 from benchmark.store import Store
-from benchmark.submit import facts_of
 
 LEAST_FREE = 2.0  # GB
 CIFAR_FOLDERS = {"cifar10": CIFAR10.base_folder, "cifar100": CIFAR100.base_folder}

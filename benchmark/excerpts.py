@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmark.record import RunRecord
 from benchmark.spec import identity
-from methods import UnknownMethod, find
+from methods import UnknownMethod, find_ours
 
 DIGITS = 6  # significant ones of floats
 
@@ -54,12 +54,12 @@ def detail(record: RunRecord) -> dict[str, Any]:
 
 
 def cards(labels: Iterable[str]) -> list[Card]:
-    """One card per method that has results, with its variants; methods first. A user's own method
-    has no card here."""
+    """One card per method that has results, with its variants; methods first. A method that is
+    not ours has no card here."""
     found = []
     for name in sorted({label.partition(":")[0] for label in labels}):
         try:
-            entry = find(name)
+            entry = find_ours(name)
         except UnknownMethod:
             continue
         variants = {f"{name}:{v}": body for v, body in entry.card.get("variant", {}).items()}
@@ -71,7 +71,7 @@ def cards(labels: Iterable[str]) -> list[Card]:
                 summary=str(entry.card["card"].get("summary", "")),
                 paper=entry.card.get("paper", {}),
                 variants=[
-                    (label, find(label).title, str(body.get("summary", "")))
+                    (label, find_ours(label).title, str(body.get("summary", "")))
                     for label, body in variants.items()
                 ],
                 deviations=entry.card.get("deviation", []),

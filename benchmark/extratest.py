@@ -279,5 +279,5 @@ def _rows(path: Path, start: int, stop: int, size: int, resize: int = 0) -> np.n
         images = (Image.fromarray(image) for image in pixels)
         pixels = np.stack([np.asarray(decode.centre(i, Geometry(size, resize))) for i in images])
     elif pixels.shape[1:3] != (size, size):
-        pixels = np.stack([readers._resized(Image.fromarray(image), size) for image in pixels])
+        pixels = np.stack([readers.resized(Image.fromarray(image), size) for image in pixels])
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

@@ -19,7 +19,7 @@ from benchmark.record import RunRecord
 from benchmark.select import TOLERANCE
 from benchmark.spec import canonical, identity
 from benchmark.tableview import Found, View, judged, place, runs_of
-from methods import Entry, UnknownMethod, build, find
+from methods import Entry, UnknownMethod, build, find_ours
 
 MOST_EXCESS = 1.0  # points of FLOPs reduction beyond the target
 LEAST_SPENT = 0.99  # of the budget
@@ -74,7 +74,7 @@ def _has_own_dense(record: RunRecord) -> bool:
 @cache
 def _own_dense(label: str, params: str) -> bool:
     try:
-        return build(find(label), json.loads(params)).own_dense
+        return build(find_ours(label), json.loads(params)).own_dense
     except UnknownMethod:  # of another version of the suite
         return False
 
@@ -224,7 +224,7 @@ def reconstruction_controlled(view: View) -> Found:
 @cache
 def _refits(label: str) -> bool:
     try:
-        return find(label).cls.refits
+        return find_ours(label).cls.refits
     except UnknownMethod:
         return False
 

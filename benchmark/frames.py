@@ -36,7 +36,7 @@ from benchmark.record import RunRecord, read_plan
 from benchmark.spec import RunSpec
 from benchmark.store import Store
 from benchmark.summaries import LEAST_SEEDS, mean, median, summary
-from methods import UnknownMethod, find
+from methods import UnknownMethod, find_ours
 
 MOST_FLOOR = 50.0  # % of groups at their minimum width (DECISIONS 16)
 SATURATED = 98.0  # % dense accuracy: differences are no ranking
@@ -130,9 +130,9 @@ def _attempt_row(attempt: Attempt) -> Row:
 
 
 def _card(spec: RunSpec) -> tuple[str, bool]:
-    """Title and whether it is a control; a user's own file is known by its name only."""
+    """Title and whether it is a control; a method that is not ours is known by its name only."""
     try:
-        entry = None if spec.method.source else find(spec.method.label)
+        entry = None if spec.method.source else find_ours(spec.method.label)
     except UnknownMethod:
         entry = None
     return (entry.title, entry.is_control) if entry else (spec.method.label, False)

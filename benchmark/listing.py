@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from benchmark import archtable
-from benchmark.data import NAMES
+from benchmark import archs, archtable
+from benchmark.data import NAMES, installed
 from benchmark.errors import BadInput, NoProbe
 from benchmark.estimate import Forecast, forecast, is_done
 from benchmark.options import Options
@@ -16,7 +16,8 @@ from benchmark.probe import Seconds
 from benchmark.progress import counted
 from benchmark.sweep import Cell
 from benchmark.tasks import dense_key
-from methods import all_names, docstring, find
+from methods import Entry, all_names, docstring, find
+from methods import installed as installed_methods
 
 DATASETS = {
     "digits": "1,797 images of scikit-learn, 16 x 16; needs no download, saturates near 99 %",
@@ -28,29 +29,47 @@ DATASETS = {
 
 
 def show_list(what: str, console: Console) -> None:
-    """Raises BadInput for anything but methods, archs, datasets."""
-    tables = {"methods": _methods, "archs": archtable.console_table, "datasets": _datasets}
+    """Ours, then those of installed packages, then a warning for each of these that cannot be
+    used. Raises BadInput for anything but methods, archs, datasets."""
+    tables = {"methods": _methods, "archs": _archs, "datasets": _datasets}
     if what not in tables:
         raise BadInput(f"--list {what}: give one of {', '.join(tables)}")
-    console.print(tables[what]())
+    table, problems = tables[what]()
+    console.print(table)
+    for problem in problems:
+        console.print(f"warning: {problem}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _methods() -> Table:
+def _methods() -> tuple[Table, list[str]]:
     table = Table("name", "kind", "tracks", "allocation", "what it does")
-    for label in all_names():
-        entry = find(label)
+    theirs, problems = installed_methods()
+    for entry in [*map(find, all_names()), *theirs]:
         kind = str(entry.card["card"].get("kind", "method"))
         allocations = "/".join(entry.cls.allocations)
-        summary = entry.card.get("variant", {}).get(entry.variant, {}).get("summary")
-        table.add_row(label, kind, ",".join(entry.tracks), allocations, summary or docstring(entry))
-    return table
+        table.add_row(entry.label, kind, ",".join(entry.tracks), allocations, _what(entry))
+    return table, problems
 
 
-def _datasets() -> Table:
-    table = Table("name", "what it is")
+def _what(entry: Entry) -> str:
+    summary = entry.card.get("variant", {}).get(entry.variant, {}).get("summary")
+    return (summary or docstring(entry)) + (f" ({entry.package})" if entry.package else "")
+
+
+def _archs() -> tuple[RenderableType, list[str]]:
+    theirs, problems = archs.installed()
+    table = Table("name", "package", title="of installed packages")
+    for name, package in theirs:
+        table.add_row(name, package)
+    return Group(archtable.console_table(), *[table] * bool(theirs)), problems
+
+
+def _datasets() -> tuple[Table, list[str]]:
+    table, (theirs, problems) = Table("name", "what it is"), installed()
     for name in NAMES:
         table.add_row(name, DATASETS[name])
-    return table
+    for name, package in theirs:
+        table.add_row(name, f"of package {package}")
+    return table, problems
 
 
 def show_grid(cells: list[Cell], options: Options, jobs: int, console: Console) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmark import differences
+from benchmark import differences, origin
 from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.differences import Difference, Run
 from benchmark.errors import BadInput
@@ -39,6 +39,7 @@ class Merging:
     store: Store  # where everything goes
     folders: dict[Path, Path] = field(default_factory=dict)  # runs: to, from
     files: dict[Path, bytes] = field(default_factory=dict)  # measurements
+    marks: dict[Path, bytes] = field(default_factory=dict)  # of runs that others submitted
     attempts: list[tuple[Path, bytes]] = field(default_factory=list)  # folder, content
     there: int = 0  # runs that are equal in both
     rounded: list[str] = field(default_factory=list)
@@ -70,6 +71,7 @@ def plan(sources: list[Path], into: Path, on_progress: OnProgress | None = None)
             on_progress(number, len(folders))
     for source in sources:  # after all records: attempts behind a record are of no interest
         _add_attempts(merging, source)
+        _add_marks(merging, source)
     return merging
 
 
@@ -168,6 +170,17 @@ def _add_attempts(merging: Merging, source: Path) -> None:
         merging.attempts += [(folder, raw) for raw in (contents - ours).elements()]
 
 
+def _add_marks(merging: Merging, source: Path) -> None:
+    """What says which runs others submitted goes along with them."""
+    for path in sorted((source / origin.FOLDER).glob("[!.]*.json")):
+        place, raw = merging.store.root / origin.FOLDER / path.name, path.read_bytes()
+        present = merging.marks.get(place) or (place.read_bytes() if place.is_file() else None)
+        if present is None:
+            merging.marks[place] = raw
+        elif present != raw:
+            merging.conflicts.append(f"{path}: other content than {place}; kept: {place}")
+
+
 # ---- doing it ------------------------------------------------------------------------------------
 
 
@@ -179,6 +192,8 @@ def apply(merging: Merging) -> None:
     """
     check_writable(merging.store.root)
     try:
+        for place, content in merging.marks.items():  # first: no run is ever there without its own
+            write_new(place, content)
         for target, source in merging.folders.items():
             _copy_run(merging, source, target)
         for place, content in merging.files.items():

@@ -17,6 +17,7 @@ from pydantic import (
     field_validator,
 )
 
+from benchmark.data import check_name
 from benchmark.errors import BadInput
 from benchmark.record import check_plain, one_line, refuse_unknown
 from benchmark.spec import ONE_SHOT, SCHEDULES, Track, refuse_truth
@@ -32,7 +33,7 @@ class Options(BaseModel):
 
     methods: list[str] = Field(["whitebox", "hrank", "l1norm"], min_length=1)
     arch: str = "resnet20"
-    dataset: Literal["digits", "cifar10", "cifar100", "imagefolder", "imagenet"] = "cifar10"
+    dataset: str = "cifar10"
     data_dir: Path | None = None
     data_name: str | None = None
     image_size: int | None = Field(None, ge=8, le=1024)
@@ -84,6 +85,15 @@ class Options(BaseModel):
         for word in value:
             if not re.match(SCHEDULES, word):
                 raise ValueError(f"'{word}' is none of one-shot, iterative:K (2 to 99), layerwise")
+        return value
+
+    @field_validator("dataset")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            check_name(value)
+        except BadInput as error:
+            raise ValueError(str(error)) from error
         return value
 
     def torch_device(self) -> torch.device:

@@ -1,4 +1,5 @@
-"""A user's own network: `FILE.py:FUNCTION`, a function num_classes -> network.
+"""Networks from outside the suite: of a user's own file, `FILE.py:FUNCTION`, or by the name of an
+entry point of an installed package; each a function num_classes -> network.
 
 The hash of the file is part of a run's identity. Python's table of imported modules remembers the
 file under that hash, so whoever holds a run can build its network once the file has been named.
@@ -16,7 +17,7 @@ from types import ModuleType
 from torch import nn
 
 from benchmark.errors import BadInput
-from methods import import_file
+from methods import import_file, plugins
 
 FUNCTION = "build"  # unless another is named
 _STEM = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,47}")  # becomes the name of a folder
@@ -47,18 +48,46 @@ def read(label: str) -> tuple[str, str, Callable[[int], nn.Module]]:
     return name, source, _builder(_imported(path, source), function, label)
 
 
-def known(name: str, source: str) -> Callable[[int], nn.Module]:
-    """The builder of a network in a record, if this process has read its file.
+def installed(name: str, taken: plugins.Taken) -> tuple[str, Callable[[int], nn.Module]] | None:
+    """Hash of the source and builder of a network that an installed package provides; None: no
+    package does.
 
     Raises:
-        BadInput: it has not.
+        BadInput: it cannot be used.
+    """
+    try:
+        provided = plugins.find(plugins.ARCHITECTURES, name, taken)
+    except plugins.Unusable as error:
+        raise BadInput(str(error)) from error
+    if provided is None:
+        return None
+    if not callable(provided.thing):
+        raise BadInput(f"{provided.offer} is no function of the number of classes")
+    return provided.sources.digest, _checked(provided.thing, name, name)
+
+
+def known(name: str, source: str, taken: plugins.Taken) -> Callable[[int], nn.Module]:
+    """The builder of a network in a record, if this process has read its file or its package is
+    installed.
+
+    Raises:
+        BadInput: neither, or the package has another network of that name.
     """
     module = sys.modules.get(_module_name(source))
-    if module is None:
+    if module is not None:
+        return _builder(module, name.partition(".")[2] or FUNCTION, name)
+    found = installed(name, taken)
+    if found is None:
         raise BadInput(
-            f"the network {name} is in a file of its author's: give it as --arch FILE.py:FUNCTION"
+            f"the network {name} is in a file of its author's: give it as --arch FILE.py:FUNCTION, "
+            "or install its package"
         )
-    return _builder(module, name.partition(".")[2] or FUNCTION, name)
+    if found[0] != source:
+        raise BadInput(
+            f"the network {name} of the package that is installed has source hash {found[0]}, not "
+            f"{source}: install the version of the record"
+        )
+    return found[1]
 
 
 def _module_name(source: str) -> str:
@@ -79,7 +108,12 @@ def _builder(module: ModuleType, function: str, label: str) -> Callable[[int], n
             f"--arch {label}: no function '{function}'; it takes the number of classes and returns "
             "the network"
         )
+    return _checked(found, function, label)
 
+
+def _checked(
+    found: Callable[[int], object], function: str, label: str
+) -> Callable[[int], nn.Module]:
     def build(num_classes: int) -> nn.Module:
         try:
             model = found(num_classes)

@@ -26,7 +26,7 @@ import pandas as pd
 import vl_convert
 from matplotlib.colors import to_hex
 
-from benchmark import looks
+from benchmark import looks, origin
 from benchmark.columns import LEADERBOARD, RUNS, SPEC, Column, names
 from benchmark.embed import compressed, json_bytes, packed
 from benchmark.excerpts import Card, cards, detail
@@ -129,7 +129,7 @@ def render(content: Content, keep: Path | None = None) -> str:
         sections=[_section(name, frame) for name, (frame, _) in content.frames.items()],
         counts=_counts(content),
         citation=_citation(content.board),
-        dictionary=[*LEADERBOARD],
+        dictionary=origin.columns(LEADERBOARD, content.board),
         is_link=_is_link,
     )
 
@@ -158,7 +158,7 @@ def _board(content: Content) -> bytes:
     rounder = [Column(f"{n}:1", known[n].meaning, known[n].unit, 1) for n in ROUNDER]
     extra = {c.name: board[c.name.partition(":")[0]] for c in rounder}
     board = board.assign(**extra, look=_looks(board))
-    own = [*LEADERBOARD, *rounder, *verdicts, LOOK]
+    own = [*origin.columns(LEADERBOARD, board), *rounder, *verdicts, LOOK]
     return packed(
         board, own, captions=dict(content.captions),
         notes={t: list(notes) for t, notes in content.notes.items()},

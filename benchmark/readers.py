@@ -61,8 +61,8 @@ def _read_digits(size: int) -> Decoded:
 
     source = load_digits()
     pixels = np.rint(source.images * (255 / 16)).astype(np.uint8)
-    grey = np.stack([_resized(Image.fromarray(image), size) for image in pixels])
-    everything = _images(
+    grey = np.stack([resized(Image.fromarray(image), size) for image in pixels])
+    everything = images_of(
         np.repeat(grey[:, None], 3, axis=1), source.target, range(len(source.target))
     )
     counts = [_DIGITS_TEST_PER_CLASS] * 10
@@ -94,8 +94,8 @@ def _read_cifar(name: str, folder: Path, size: int) -> Decoded:
     def images(part: CIFAR10) -> Images:
         pixels = part.data  # (N,32,32,3)
         if size != pixels.shape[1]:
-            pixels = np.stack([_resized(Image.fromarray(image), size) for image in pixels])
-        return _images(pixels.transpose(0, 3, 1, 2), part.targets, range(len(pixels)))
+            pixels = np.stack([resized(Image.fromarray(image), size) for image in pixels])
+        return images_of(pixels.transpose(0, 3, 1, 2), part.targets, range(len(pixels)))
 
     return Decoded(tuple(train.classes), images(train), images(test))
 
@@ -123,7 +123,7 @@ def _read_folder(
     for part in (train, test):
         counts = [len(paths) for paths in part.values()]
         labels = np.repeat(np.arange(len(names)), counts)
-        parts.append(_images(pixels[start : start + len(labels)], labels, range(len(labels))))
+        parts.append(images_of(pixels[start : start + len(labels)], labels, range(len(labels))))
         start += len(labels)
     return Decoded(names, *parts)
 
@@ -209,7 +209,7 @@ def _decode_all(
 def _decode(file: Path, image_size: int | None) -> np.ndarray:
     """One file as (3,H,W) uint8, at its own size when image_size is None."""
     rgb = decoded_rgb(file, str(file))
-    pixels = np.asarray(rgb) if image_size is None else _resized(rgb, image_size)
+    pixels = np.asarray(rgb) if image_size is None else resized(rgb, image_size)
     return pixels.transpose(2, 0, 1)
 
 
@@ -228,7 +228,7 @@ def decoded_rgb(file: Path | io.BytesIO, name: str) -> Image.Image:
         raise BadInput(f"cannot read image {name}: {one_line(error)}") from error
 
 
-def _resized(image: Image.Image, size: int) -> np.ndarray:
+def resized(image: Image.Image, size: int) -> np.ndarray:
     """The centred square as (S,S) or (S,S,3) uint8. PIL resizes bytes in integer arithmetic, so
     the result has the same bits on every machine."""
     width, height = image.size
@@ -241,7 +241,7 @@ def _resized(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def _images(pixels: np.ndarray, labels: Sequence[int] | np.ndarray, index: range) -> Images:
+def images_of(pixels: np.ndarray, labels: Sequence[int] | np.ndarray, index: range) -> Images:
     return Images(
         torch.from_numpy(np.ascontiguousarray(pixels)),
         torch.as_tensor(labels, dtype=torch.int64),

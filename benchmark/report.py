@@ -17,13 +17,14 @@ from benchmark import (
     export,
     frontpage,
     looks,
+    origin,
     overall,
     page,
     statplots,
 )
 from benchmark import block as blocks
 from benchmark.cli import DONE, console, run_app, warn_of_damage
-from benchmark.columns import LEADERBOARD, Column, names
+from benchmark.columns import Column, names
 from benchmark.derived import OPTIONAL, PICTURES, TABLES, Derived, Drawn, derive
 from benchmark.errors import BadInput
 from benchmark.files import write_bytes, write_text
@@ -109,7 +110,10 @@ def _frames(root: Path, found: Sequence[Derived]) -> Tables:
         return pd.concat([part.frame(name) for part in found], ignore_index=True)
 
     frames = overall.Frames(of_blocks, overall.unrun(Store(root).stages))
-    made = {name: (frames[name], columns) for name, columns in overall.COLUMNS.items()}
+    made = {
+        name: (frames[name], origin.columns(columns, frames[name]))
+        for name, columns in overall.COLUMNS.items()
+    }
     return {name: made[name] for name in made if name not in OPTIONAL or len(made[name][0])}
 
 
@@ -133,7 +137,7 @@ def _texts(found: Sequence[Derived], frames: Tables) -> dict[str, str]:
     }
     for part in found:
         stem = f"leaderboard/{part.name.replace('/', '-')}"
-        texts[f"{stem}.csv"] = _united("leaderboard", LEADERBOARD, [part])
+        texts[f"{stem}.csv"] = _united("leaderboard", frames["leaderboard"][1], [part])
         texts[f"{stem}.md"] = part.text("page.md")
         texts[f"{stem}.tex"] = part.text("page.tex")
     published = frames["published"][0]

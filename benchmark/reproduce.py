@@ -35,7 +35,7 @@ from benchmark.spec import PROTOCOL, MethodIdentity, RunSpec
 from benchmark.store import Store
 from benchmark.tasks import data_of
 from benchmark.verdict import Say, introduce, judge
-from methods import Entry, UnknownMethod, build, find
+from methods import Entry, UnknownMethod, build, find, is_installed
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,10 @@ def entry_of(method: MethodIdentity, file: Path | None) -> Entry:
     """
     if not method.source and file is not None:
         raise BadInput(f"{method.label} is one of the suite's methods: leave out --method-file")
-    if method.source and (file is None or file.suffix != ".py"):
+    if method.source and (file is None or file.suffix != ".py") and not is_installed(method.name):
         raise BadInput(
             f"{method.label} is a user's own method: pass --method-file {method.name}.py, the file "
-            f"with source hash {method.source}"
+            f"with source hash {method.source}, or install its package"
         )
     try:
         entry = find(str(file) if file is not None else method.label)
@@ -118,8 +118,8 @@ def entry_of(method: MethodIdentity, file: Path | None) -> Entry:
         raise BadInput(str(error)) from error
     if entry.source_hash != method.source or entry.name != method.name:
         raise BadInput(
-            f"--method-file {file} is not the method of the record: {entry.name} with source hash "
-            f"{entry.source_hash}, not {method.name} with {method.source}"
+            f"{file or entry.package} is not the method of the record: {entry.name} with source "
+            f"hash {entry.source_hash}, not {method.name} with {method.source}"
         )
     if entry.cls.revision != method.revision:
         raise BadInput(

@@ -25,9 +25,9 @@ from benchmark.grid import Grid, known_grids
 from benchmark.launch import preflight, run_grid
 from benchmark.options import Options
 from benchmark.progress import counted, counting
+from benchmark.sender import on_site, submit_grid
 from benchmark.state import states
 from benchmark.store import Store
-from benchmark.submit import on_site, submit_grid
 from benchmark.sweep import expand
 from benchmark.tasks import data_of
 

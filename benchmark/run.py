@@ -24,9 +24,9 @@ from benchmark.preflight import report as report_on
 from benchmark.preflight import summary
 from benchmark.pretrained import normalisation_note, with_pretrained
 from benchmark.progress import counting
+from benchmark.sender import at_once, on_site, on_the_way, rehearse_grid, submit_grid, wait_for
 from benchmark.state import OPEN
 from benchmark.store import Store
-from benchmark.submit import at_once, on_site, on_the_way, rehearse_grid, submit_grid, wait_for
 from benchmark.sweep import Cell, expand
 from benchmark.tasks import data_of
 

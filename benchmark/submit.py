@@ -1,294 +1,188 @@
-"""Sends a grid to a SLURM cluster: dense networks first, cells after them, and goes home.
+"""`python -m benchmark.submit DIR`: the finished runs of a results directory as one file to send.
 
-All state is in the results directory; the cluster is asked only why something waits.
+It holds what is committed of each run (record, plan, curve, predictions, measurements that tables
+are made from), the source of the methods and networks that are not ours, and the hash of it all.
 """
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Collection
+import hashlib
+import importlib.metadata
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
-from benchmark import clusterfacts, slurm
-from benchmark.arrays import Load, Sender, load_of, slots_of
-from benchmark.bundles import Bundle, minutes
-from benchmark.clusterfacts import Facts
-from benchmark.errors import BadInput, NoProbe
-from benchmark.estimate import dense_tasks, forecast, is_done
-from benchmark.grid import planned_cell, settled, write_grid
-from benchmark.launch import note_blocked
-from benchmark.options import Options
-from benchmark.pool import worker_count
-from benchmark.probe import Seconds
+from benchmark import archs, origin
+from benchmark.archive import FILES_OF_A_RUN, KINDS, pack
+from benchmark.cli import DONE, console, run_app
+from benchmark.errors import BadInput
+from benchmark.files import write_new
+from benchmark.grid import read_grids
+from benchmark.merge import whole_run
 from benchmark.progress import counted
-from benchmark.site import Site, read_site
-from benchmark.sitecheck import check, max_array, rehearse
-from benchmark.sitetrial import probe
-from benchmark.snapshot import freeze, own_file
-from benchmark.state import ALIVE, OPEN, Now, state_of
+from benchmark.record import RunRecord
 from benchmark.store import Store
-from benchmark.submissions import Coverage, Submission, coverage, folder
-from benchmark.sweep import Cell
-from benchmark.tasks import task_of
+from methods import is_ours, plugins
 
-PATIENCE = 600.0  # seconds without an answer from the cluster
-PAUSE = 2.0  # seconds between two looks
-LISTED = 5  # lines about arrays, then a sum
-
-
-# ---- the site ------------------------------------------------------------------------------------
-
-
-def site_of(options: Options) -> Site:
-    """Of a grid for a cluster.
-
-    Raises:
-        BadInput: none is named, or its file is not a site.
-    """
-    if options.site is None:
-        raise BadInput(
-            "--executor slurm needs --site FILE: slurm/sites/template.toml says what is in one"
-        )
-    return read_site(options.site)
-
-
-def on_site(options: Options) -> Options:
-    """The options as the site's nodes will see them; those of a grid that runs here unchanged.
-
-    Raises:
-        BadInput: there is no site, one without a cluster, or another device than the site's.
-    """
-    if options.executor == "local":
-        if options.site is not None:
-            raise BadInput(f"--site {options.site} belongs to --executor slurm: add that")
-        return options
-    device = site_of(options).device
-    if options.device not in ("auto", device):
-        raise BadInput(f"--device {options.device}: the site {options.site} has device {device}")
-    return options.model_copy(update={"device": device})
-
-
-def at_once(options: Options) -> int:
-    """Cells that run at the same time, here or on the cluster."""
-    if options.executor == "local":
-        return worker_count(options)
-    site = site_of(options)
-    return slots_of(site, options) * site.array_parallelism
-
-
-def facts_of(site: Site, options: Options) -> Facts:
-    """Of the cluster, which can run jobs of this site.
-
-    Raises:
-        BadInput: it cannot, or does not answer.
-    """
-    try:
-        facts = clusterfacts.facts()
-    except slurm.NoAnswer as error:
-        raise BadInput(f"{error}: the cluster does not answer, nothing is sent") from error
-    check(site, facts, options.threads, options.gpus_per_cell)
-    rehearse(site, options.gpus_per_cell)
-    return facts
-
-
-# ---- what is missing -----------------------------------------------------------------------------
+SUITE = "prunebench"
 
 
 @dataclass(frozen=True)
-class Missing:
-    """Cells that are neither done nor in the queue, what they should take, and the queue."""
+class Foreign:
+    """A method or network of a run that is not ours."""
 
-    cells: list[Cell]
-    queued: int  # cells that living jobs have
-    seconds: dict[str, Seconds]
-    cluster: Coverage
+    what: str  # method or network
+    name: str
+    source: str  # hash
 
-    def load(self, site: Site, options: Options) -> Load:
-        """In bundles, with `options` as the jobs will see them."""
-        dense = [t for t in dense_tasks(self.cells, options) if not self.cluster.alive(t.key)]
-        cells = [task_of("cell", cell, options) for cell in self.cells]
-        return load_of(dense, cells, self.seconds, site, options)
-
-    def room(self, site: Site) -> int | None:
-        """Jobs that may still be sent; None: any number."""
-        return max(0, site.max_submit - len(self.cluster.live)) if site.max_submit else None
-
-    def makers(self, options: Options) -> dict[str, str]:
-        """Jobs in the queue by the dense network that they train."""
-        tasks = dense_tasks(self.cells, options)
-        return {t.makes: job.id for t in tasks if (job := self.cluster.alive(t.key))}
+    def __str__(self) -> str:
+        return f"{self.what} {self.name} with source hash {self.source}"
 
 
-def missing_of(
-    cells: list[Cell], options: Options, store: Store, only: Collection[str] | None
-) -> Missing:
-    """What is there to send.
+def foreign(records: Iterable[RunRecord]) -> list[Foreign]:
+    """What the runs use that is not ours, once each."""
+    found: dict[Foreign, None] = {}
+    for spec in (record.spec for record in records):
+        for what, part in (("method", spec.method), ("network", spec.arch)):
+            if part.source:
+                found[Foreign(what, part.name, part.source)] = None
+    return list(found)
+
+
+# ---- what is packed ------------------------------------------------------------------------------
+
+
+def files_of(root: Path, given: list[Path]) -> dict[str, bytes]:
+    """Everything that goes into the archive, by place.
 
     Raises:
-        BadInput: the cluster does not say what is in its queue.
+        BadInput: no runs, one that is not whole, runs that others submitted, or a source that is
+            not known.
     """
-    cluster = coverage(store)
-    if cluster.silent:
-        raise BadInput(f"{cluster.silent}: what is in the queue is not known, so nothing is sent")
-    undone = [c for c in cells if not c.blocked and not is_done(c, options)]
-    free = [c for c in undone if cluster.alive(c.spec.run_id) is None]
-    wanted = [c for c in free if only is None or c.spec.run_id in only]
-    try:
-        seconds = forecast(wanted, options, 1).tasks
-    except NoProbe:  # the first time on such nodes: the site's whole time is asked for
-        seconds = {}
-    return Missing(wanted, len(undone) - len(free), seconds, cluster)
-
-
-# ---- sending -------------------------------------------------------------------------------------
-
-
-def submit_grid(
-    cells: list[Cell], options: Options, console: Console, only: Collection[str] | None = None
-) -> list[Submission]:
-    """Send what is missing and what no living job has; what was sent.
-
-    Raises:
-        BadInput: the site does not fit the cluster, or the cluster refuses.
-    """
-    site, store = site_of(options), Store(options.results.resolve())
-    facts = facts_of(site, options)
-    for cell in (c for c in cells if c.blocked):
-        note_blocked(cell, store)
-    with store.claims.take("submit", "queue"):  # of two at once the second sees what was sent
-        missing = missing_of(cells, options, store, only)
-        if missing.queued:
-            queued = counted(missing.queued, "cell")
-            console.print(f"{queued} in the queue already", highlight=False)
-        if not missing.cells:
-            console.print("nothing to send", highlight=False)
-            return []
-        sender = _sender(cells, missing, options, site, facts)
-        for note in probe(site, store.root, sender.code):
-            console.print(f"note: {note}", highlight=False, soft_wrap=True)
-        return _send(sender, missing, console)
-
-
-def _send(sender: Sender, missing: Missing, console: Console) -> list[Submission]:
-    sent, makers = [], missing.makers(sender.options)
-    whole = missing.load(sender.site, sender.options)
-    load = whole.within(missing.room(sender.site), makers)
-    for submission in sender.send(load, makers):
-        sent.append(submission)
-        if len(sent) <= LISTED:
-            console.print(_line(submission, sender.site), highlight=False, soft_wrap=True)
-    if len(sent) > LISTED:
-        jobs = sum(len(s.bundles) for s in sent)
-        console.print(f"… in all {counted(jobs, 'job')} in {len(sent)} arrays", highlight=False)
-    left = whole.jobs - load.jobs
-    if left:
-        console.print(
-            f"{counted(left, 'job')} not sent, for max_submit = {sender.site.max_submit}: give the "
-            "command again when some have ended",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
-    return sent
-
-
-def on_the_way(cells: list[Cell], options: Options) -> bool:
-    """Whether a living job has one of the cells."""
-    cluster = coverage(Store(options.results.resolve()))
-    return any(cluster.alive(cell.spec.run_id) for cell in cells)
-
-
-def rehearse_grid(cells: list[Cell], options: Options, console: Console) -> None:
-    """Say what would be sent; the cluster is asked, nothing is sent or written.
-
-    Raises:
-        BadInput: as `submit_grid`.
-    """
-    site = site_of(options)
-    facts_of(site, options)
-    missing = missing_of(cells, options, Store(options.results.resolve()), None)
-    load = missing.load(site, options)
-    if missing.queued:
-        console.print(f"{counted(missing.queued, 'cell')} in the queue already", highlight=False)
-    for what, part in (("dense networks", load.dense), ("cells", load.cells)):
-        if part:
-            console.print(f"would send {_jobs(part, what, site)}", highlight=False)
-    if any(b.seconds is None for b in (*load.dense, *load.cells)):
-        console.print(
-            "no run on such nodes is known yet: the site's whole time is asked for",
-            highlight=False,
+    store = Store(root)
+    if not root.is_dir() or not store.record_paths():
+        raise BadInput(f"no finished runs under {root}: run a benchmark first, or give another DIR")
+    if origin.read_marks(root):
+        raise BadInput(
+            f"{root / origin.FOLDER} says that others submitted runs of it: give the directory "
+            "that yours were made in"
         )
+    files: dict[str, bytes] = {}
+    records = []
+    for path in store.record_paths():
+        run = whole_run(path.parent)
+        place = f"runs/{run.record.spec.folder}"
+        if (root / place).resolve() != path.parent.resolve():
+            raise BadInput(f"{path.parent} is not where its record belongs: that is {root / place}")
+        files |= {f"{place}/{name}": (path.parent / name).read_bytes() for name in FILES_OF_A_RUN}
+        for kind in KINDS:
+            for measured in sorted((path.parent / "measurements").glob(f"{kind}-*.json")):
+                files[f"{place}/measurements/{measured.name}"] = measured.read_bytes()
+        records.append(run.record)
+    for wanted in foreign(records):
+        found = source_of(wanted, store, given)
+        files |= {f"sources/{wanted.source}/{place}": raw for place, raw in found.items()}
+    return files
 
 
-def _jobs(part: list[Bundle], what: str, site: Site) -> str:
-    """`8 jobs for cells, at most 25 in a job, 12 min each, 4 at once`."""
-    most = max(len(b.tasks) for b in part)
-    each = minutes(part, site.minutes, site.signal_seconds)
-    many = f", {site.array_parallelism} at once" if len(part) > site.array_parallelism else ""
-    return f"{counted(len(part), 'job')} for {what}, at most {most} in a job, {each} min each{many}"
+def source_of(wanted: Foreign, store: Store, given: list[Path]) -> dict[str, bytes]:
+    """Its files by place: those given, those that grids of this directory name, or those of an
+    installed package; the card along with a method.
 
-
-def _sender(
-    cells: list[Cell], missing: Missing, options: Options, site: Site, facts: Facts
-) -> Sender:
-    """Freezes the code and writes down what is going to be sent."""
-    store = Store(options.results.resolve())
-    full = settled(options)
-    own = [Path(m) for m in full.methods if m.endswith(".py")]
-    code = freeze(folder(store), own)
-    methods = [str(own_file(code, Path(m))) if m.endswith(".py") else m for m in full.methods]
-    there = full.model_copy(
-        update={
-            "methods": methods, "results": store.root, "site": None,
-            "jobs": slots_of(site, options),
-        }
-    )  # fmt: skip
-    work = [
-        *dense_tasks(missing.cells, options),
-        *(task_of("cell", c, options) for c in missing.cells),
-    ]
-    grid = write_grid(store, options, cells, work, at_once(options), missing.seconds)
-    return Sender(store, site, facts.cluster, max_array(site, facts), code, there, grid)
-
-
-def _line(submission: Submission, site: Site) -> str:
-    """`sent job 12: 8 jobs for 200 pieces of work, 10 min each, after job 11`."""
-    jobs, pieces = len(submission.bundles), sum(map(len, submission.bundles))
-    most = f", {site.array_parallelism} at once" if jobs > site.array_parallelism else ""
-    after = f", after job {submission.after}" if submission.after else ""
-    return (
-        f"sent job {submission.job}: {counted(jobs, 'job')} for {counted(pieces, 'piece')} of work"
-        f"{most}, {submission.minutes} min each{after}"
+    Raises:
+        BadInput: none of them has that hash.
+    """
+    for path in (*given, *_of_grids(wanted, store)):
+        if path.is_file() and path.suffix == ".py" and _hash(path) == wanted.source:
+            return _with_card({path.name: path.read_bytes()}, path)
+    offered = _of_packages(wanted)
+    if offered is not None:
+        return offered
+    raise BadInput(
+        f"the source of the {wanted} is not known: give its file by --source FILE.py, as it was "
+        "when the run was made, or install its package"
     )
 
 
-def wait_for(cells: list[Cell], options: Options, console: Console) -> list[Now]:
-    """Until no job has any of the cells; what became of them. A line whenever something changed,
-    and one for each cell that was lost with its job.
+def _of_grids(wanted: Foreign, store: Store) -> Iterator[Path]:
+    for grid in read_grids(store):
+        named = grid.options.methods if wanted.what == "method" else [grid.options.arch]
+        yield from (Path(n.partition(".py")[0] + ".py") for n in named if ".py" in n)
 
-    Never hangs: a job that is gone is not waited for, whatever became of it, and a cluster that
-    does not answer is given up after a while.
+
+def _of_packages(wanted: Foreign) -> dict[str, bytes] | None:
+    group = plugins.METHODS if wanted.what == "method" else plugins.ARCHITECTURES
+    taken = is_ours if wanted.what == "method" else archs.is_taken
+    try:
+        provided = plugins.find(group, wanted.name, taken)
+    except plugins.Unusable:
+        return None
+    if provided is None or provided.sources.digest != wanted.source:
+        return None
+    own, content = provided.sources.file, dict(provided.sources.content)
+    return _with_card(content, own) if wanted.what == "method" else content
+
+
+def _with_card(content: dict[str, bytes], file: Path) -> dict[str, bytes]:
+    card = file.with_suffix(".toml")
+    beside = next(place for place in content if place.rpartition("/")[2] == file.name)
+    if not card.is_file():
+        return content
+    return content | {str(Path(beside).with_suffix(".toml")): card.read_bytes()}
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def show(files: dict[str, bytes], packed: bytes, out: Path, screen: Console) -> None:
+    runs = sum(name.endswith(FILES_OF_A_RUN[0]) for name in files)
+    sources = sorted(n for n in files if n.startswith("sources/") and n.endswith(".py"))
+    place = shlex.quote(str(out))
+    lines = [
+        f"{out}: {counted(runs, 'run')}, {len(packed) / 2**20:.1f} MB, sha256 "
+        f"{hashlib.sha256(packed).hexdigest()}",
+        *(
+            f"  with the source {name.split('/', 2)[2]} ({len(files[name])} bytes)"
+            for name in sources
+        ),
+        "Everything in it can be read by whoever gets it, records with the names of machines too.",
+        f"Next: python -m benchmark.verify {place} says what whoever gets it will see",
+    ]
+    for line in lines:
+        screen.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def main(
+    directory: Annotated[Path, typer.Argument(help="Results directory.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("submission.tar.gz"),
+    by: Annotated[str, typer.Option(help="Whose results these are, for the leaderboard.")] = "",
+    source: Annotated[
+        list[Path] | None, typer.Option(help="FILE.py of a method or network; may be repeated.")
+    ] = None,
+) -> int:
+    """Pack the finished runs of a results directory into one file, to be sent and verified.
+
+    Example: python -m benchmark.submit results-mine --by "Jo Doe, Lab"
     """
-    store, said, heard = Store(options.results.resolve()), "", time.monotonic()
-    works = [planned_cell(c, options) for c in cells]
-    while True:
-        cluster = coverage(store)
-        rows = [state_of(work, store, cluster) for work in works]
-        line = ", ".join(f"{n} {state}" for state, n in Counter(r.state for r in rows).items())
-        if line != said:
-            console.print(f"{time.strftime('%H:%M:%S')} {counted(len(rows), 'cell')}: {line}")
-        said = line
-        heard = heard if cluster.silent else time.monotonic()
-        if time.monotonic() - heard > PATIENCE:
-            raise BadInput(f"{cluster.silent}; the jobs may go on: benchmark.status will tell")
-        if not cluster.silent and not any(r.state in ALIVE for r in rows):
-            for row in (r for r in rows if r.state in OPEN):
-                console.print(f"{row.work.name}: {row.state}: {row.reason}", soft_wrap=True)
-            return rows
-        try:
-            time.sleep(PAUSE)
-        except KeyboardInterrupt:
-            console.print("not waiting any more; what is on the cluster goes on", highlight=False)
-            raise
+    for path in source or []:
+        if not path.is_file() or path.suffix != ".py":
+            raise BadInput(f"--source {path}: no such file, or no .py")
+    files = files_of(directory, source or [])
+    packed = pack(files, f"{SUITE} {importlib.metadata.version(SUITE)}", by)
+    if not write_new(out, packed) and out.read_bytes() != packed:
+        raise BadInput(f"--out {out} is there already, with other content: give another name")
+    show(files, packed, out, console())
+    return DONE
+
+
+if __name__ == "__main__":
+    run_app(main)

@@ -42,7 +42,7 @@ class Cell:
 
 
 def find_methods(labels: Iterable[str]) -> list[Entry]:
-    """Entries of a comma list; `all` stands for every method and control.
+    """Entries of a comma list; `all` stands for every method and control of the suite.
 
     Raises:
         BadInput: unknown names; the closest are in the text.

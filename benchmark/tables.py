@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-from benchmark import findings
+from benchmark import findings, origin
 from benchmark.columns import BEST_OF, Column
 from benchmark.frames import MIXED, MOST_FLOOR, SATURATED
 from benchmark.summaries import LEAST_SEEDS
@@ -80,12 +80,14 @@ FIGURES: list[Show] = [
 INTERVAL: Show = ("95 % interval", _interval)
 BEST_N: Show = (f"Best of {BEST_OF}", _fixed("final_best_of"))
 BEST: Show = ("Best?", lambda row: {1.0: "yes", 0.0: "no"}.get(row["near_best"], ""))
+ORIGIN: Show = ("Origin", lambda row: str(row.get("origin", "")))  # where others submitted rows
 MARKS: Show = ("Marks", _marks)
 TWO_LINES = {
     "FLOPs removed": "FLOPs\ncut", "Params removed": "Params\ncut", "BN recal.": "BN\nrecal.",
     "Final ± sd (n)": "Final\n± sd (n)", "Δ dense": "Δ\ndense",
 }  # fmt: skip
-PAGE = [METHOD, *FIGURES, INTERVAL, BEST_N, BEST, MARKS]
+PAGE = [METHOD, *FIGURES, INTERVAL, BEST_N, BEST, ORIGIN, MARKS]
+SOMETIMES = (INTERVAL, BEST_N, BEST, ORIGIN)  # where no row says it, there is no such column
 
 
 def tables(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -154,7 +156,8 @@ def notes(frame: pd.DataFrame, in_full: bool = True) -> list[str]:
          "not charged; a difference counts only if its sign agrees with the charged row."),
         (bool(status - {"done"}), "Cells without a result are listed with their reason."),
     ]  # fmt: skip
-    return found + [text for holds, text in conditional if holds] + _hardware(frame)
+    said = [text for holds, text in conditional if holds]
+    return found + said + origin.notes(frame) + _hardware(frame)
 
 
 def _hardware(frame: pd.DataFrame) -> list[str]:
@@ -216,14 +219,14 @@ def markdown_page(
     return "\n\n".join(lines) + "\n"
 
 
-def _columns(part: pd.DataFrame) -> list[Show]:
-    """Those of a page; what only some tables can say is left out where no row says it."""
+def _said(shows: list[Show], part: pd.DataFrame) -> list[Show]:
+    """What only some tables can say is left out where no row says it."""
     rows = [row for _, row in part.iterrows()]
-    return [s for s in PAGE if s not in (INTERVAL, BEST_N, BEST) or any(map(s[1], rows))]
+    return [show for show in shows if show not in SOMETIMES or any(map(show[1], rows))]
 
 
 def _pipes(part: pd.DataFrame) -> str:
-    shows = _columns(part)
+    shows = _said(PAGE, part)
     rows = [[md(cell) for cell in row] for row in _shown(part, shows)]
     align = ["left", *["right"] * (len(shows) - 2), "left"]
     heads = [md(name) for name, _ in shows]
@@ -237,7 +240,7 @@ def latex_page(frame: pd.DataFrame, comparisons: pd.DataFrame = findings.NONE) -
         "% Written by python -m benchmark.report; edits are lost. Needs booktabs and graphicx."
     ]
     for head, part in tables(frame):
-        shows = _columns(part)
+        shows = _said(PAGE, part)
         rows = [" & ".join(map(tex_cell, row)) + r" \\" for row in _shown(part, shows)]
         columns = "l" + "r" * (len(shows) - 2) + "p{3cm}"
         parts += [
@@ -270,10 +273,10 @@ def terminal_table(
 
 
 def _results(part: pd.DataFrame) -> Table:
-    shows = [METHOD, *FIGURES, ("Marks", _text("marks"))]
+    shows = _said([METHOD, *FIGURES, ORIGIN, ("Marks", _text("marks"))], part)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for name, _ in shows:
-        words = name in ("Method", "Marks")
+        words = name in ("Method", "Origin", "Marks")
         table.add_column(
             TWO_LINES.get(name, name),
             justify="left" if words else "right",

@@ -295,4 +295,4 @@ def dense_key(cell: Cell) -> str:
 
 def _same(label: str, cell: Cell) -> bool:
     is_file = label.endswith(".py") and Path(label).stem == cell.entry.name
-    return is_file if cell.entry.source_hash else label == cell.entry.label
+    return is_file if cell.entry.is_own_file else label == cell.entry.label

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class Bench:
     test: Images
     macs_cut: float = 0.5
     min_keep: float = 0.1
+    params: Mapping[str, Any] = field(default_factory=dict)  # of the method, where not its defaults
 
 
 @dataclass
@@ -66,7 +67,7 @@ def prune(
     prepare(net)
     watch(trainer)
     trainer.use(net)
-    method = method_of(entry, trainer.epochs, params)
+    method = method_of(entry, trainer.epochs, dict(bench.params) | dict(params or {}))
     budget = Budget(bench.macs_cut, bench.min_keep, method.allocations[0])
     try:
         with metered(net) as seen:

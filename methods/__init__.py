@@ -22,12 +22,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import methods.plugins as plugins
 from methods.api import Method
+from methods.plugins import one_line
 
 FOLDER = Path(__file__).parent
 SUPPORT = {
     "__init__", "api", "aux_heads", "class_masks", "exemplars", "genetic", "greedy", "kit",
-    "refit", "wavelets",
+    "plugins", "refit", "wavelets",
 }  # fmt: skip
 _FILE_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes the name of a folder
 _WORDS_OF_CARDS = {
@@ -56,6 +58,13 @@ class Entry:
     cls: type[Method]
     card: Mapping[str, Any]
     source_hash: str  # empty for the suite's own methods, which have a revision
+    package: str = ""  # an installed one that provides it, with its version
+    file: Path = Path()  # that defines it; its card, where there is one, lies beside it
+
+    @property
+    def is_own_file(self) -> bool:
+        """Whether it is in a user's own file, named by its path."""
+        return bool(self.source_hash) and not self.package
 
     @property
     def label(self) -> str:
@@ -134,12 +143,30 @@ def all_names() -> list[str]:
     return found
 
 
+def installed() -> tuple[list[Entry], list[str]]:
+    """Methods of installed packages, and a line for each that cannot be used."""
+    offered, problems = plugins.offers(plugins.METHODS, is_ours)
+    found = []
+    for name in offered:
+        try:
+            found.append(find(name))
+        except UnknownMethod as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def is_installed(name: str) -> bool:
+    """Whether a package offers a method of that name, broken or not."""
+    return name in plugins.offers(plugins.METHODS, is_ours)[0]
+
+
 def find(label: str) -> Entry:
-    """Entry for `name`, `name:variant` or a path to a user's own `.py` file. In names of ours, a
-    hyphen is taken for an underscore: `clr-rnf` is `clr_rnf`.
+    """Entry for `name`, `name:variant`, of ours or of an installed package, or a path to a user's
+    own `.py` file. In names of ours, a hyphen is taken for an underscore: `clr-rnf` is `clr_rnf`.
 
     Raises:
-        UnknownMethod: no such method or variant; the closest names are in the text.
+        UnknownMethod: no such method or variant, or it cannot be used; the closest names are in the
+            text.
     """
     if label.endswith(".py") or "/" in label:
         path = Path(label)
@@ -152,18 +179,64 @@ def find(label: str) -> Entry:
         if path.stem in names():
             raise UnknownMethod(f"method file {label} has the name of one of ours: rename it")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        return Entry(path.stem, "", _only_method(_import_file(path, digest)), _card(path), digest)
+        cls = _only_method(_import_file(path, digest))
+        return Entry(path.stem, "", cls, _card(path), digest, file=path)
     name, _, variant = label.partition(":")
-    plain = name.replace("-", "_")
-    name = plain if plain in names() else name
-    if name not in names():
+    if is_ours(name) or is_ours(_underscored(name)):
+        return find_ours(label)
+    try:
+        provided = plugins.find(plugins.METHODS, name, is_ours)
+    except plugins.Unusable as error:
+        raise UnknownMethod(str(error)) from error
+    if provided is None:
+        theirs = sorted(plugins.offers(plugins.METHODS, is_ours)[0])
+        raise UnknownMethod(_did_you_mean("method", name, all_names() + theirs))
+    return _entry_of_package(provided, variant)
+
+
+def find_ours(label: str) -> Entry:
+    """Entry for `name` or `name:variant` of the suite's own.
+
+    Raises:
+        UnknownMethod: as `find`.
+    """
+    name, _, variant = label.partition(":")
+    name = _underscored(name) if is_ours(_underscored(name)) else name
+    if not is_ours(name):
         raise UnknownMethod(_did_you_mean("method", name, all_names()))
     path = FOLDER / f"{name}.py"
     card = _card(path)
+    _check_variant(name, variant, card)
+    cls = _only_method(importlib.import_module(f"methods.{name}"))
+    return Entry(name, variant, cls, card, "", file=path)
+
+
+def _underscored(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def is_ours(name: str) -> bool:
+    """Whether the suite itself has a method of that name."""
+    return name in names()
+
+
+def _check_variant(name: str, variant: str, card: Mapping[str, Any]) -> None:
     if variant and variant not in card.get("variant", {}):
         legal = sorted(card.get("variant", {}))
         raise UnknownMethod(_did_you_mean(f"variant of {name}", variant, legal))
-    return Entry(name, variant, _only_method(importlib.import_module(f"methods.{name}")), card, "")
+
+
+def _entry_of_package(provided: plugins.Provided, variant: str) -> Entry:
+    """By the rules of a user's own file: one method, its card beside it."""
+    offer, thing = provided.offer, provided.thing
+    if isinstance(thing, ModuleType):
+        thing = _only_method(thing)
+    if not isinstance(thing, type) or not issubclass(thing, Method):
+        raise UnknownMethod(f"{offer} is no subclass of methods.api.Method, nor a module with one")
+    sources = provided.sources
+    card = _card(sources.file, offer.name)
+    _check_variant(offer.name, variant, card)
+    return Entry(offer.name, variant, thing, card, sources.digest, offer.package, sources.file)
 
 
 def build(entry: Entry, params: Mapping[str, Any]) -> Method:
@@ -216,21 +289,16 @@ def _did_you_mean(kind: str, word: str, legal: list[str]) -> str:
     return f"unknown {kind} '{word}'{hint} (known: {', '.join(legal) or 'none'})"
 
 
-def _one_line(said: object) -> str:
-    line = " ".join(str(said).split())
-    return "".join(c if c.isprintable() else "?" for c in line)[:200]
-
-
-def _card(path: Path) -> dict[str, Any]:
+def _card(path: Path, title: str = "") -> dict[str, Any]:
     toml = path.with_suffix(".toml")
     if toml.is_file():
         try:
             return deepcopy(_parsed(toml.read_bytes(), str(toml)))
         except OSError as error:
-            raise UnknownMethod(f"card {toml} cannot be read: {_one_line(error)}") from error
+            raise UnknownMethod(f"card {toml} cannot be read: {one_line(error)}") from error
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
     summary = doc.splitlines()[0] if doc else ""
-    return {"card": {"title": path.stem, "kind": "method", "summary": summary}}
+    return {"card": {"title": title or path.stem, "kind": "method", "summary": summary}}
 
 
 @lru_cache(maxsize=256)
@@ -248,7 +316,7 @@ def parse_card(raw: bytes, place: str) -> dict[str, Any]:
     try:
         card = parse_toml(raw)
     except ValueError as error:
-        raise UnknownMethod(f"card {place} cannot be read: {_one_line(error)}") from error
+        raise UnknownMethod(f"card {place} cannot be read: {one_line(error)}") from error
     head = card.get("card")
     if not isinstance(head, dict) or "title" not in head:
         raise UnknownMethod(f'card {place} has no title: add [card] with title = "..."')
@@ -257,11 +325,11 @@ def parse_card(raw: bytes, place: str) -> dict[str, Any]:
         tables = card.get(kind, {})
         if not isinstance(tables, dict):
             raise UnknownMethod(f"card {place}: {kind} must be a table of tables")
-        parts += [(f"{kind}.{_one_line(name)}", part) for name, part in tables.items()]
+        parts += [(f"{kind}.{one_line(name)}", part) for name, part in tables.items()]
     for name, part in [p for p in parts if p[0].startswith("variant.")]:
         own = part.get("recipe", {}) if isinstance(part, dict) else {}
         if isinstance(own, dict):
-            parts += [(f"{name}.recipe.{_one_line(arch)}", found) for arch, found in own.items()]
+            parts += [(f"{name}.recipe.{one_line(arch)}", found) for arch, found in own.items()]
     for name, part in parts:
         problem = _card_problem(part)
         if problem:
@@ -336,7 +404,7 @@ def _import_file(path: Path, digest: str) -> ModuleType:
         return import_file(path, f"user_method_{path.stem}_{digest}")
     except (Exception, SystemExit) as error:
         raise UnknownMethod(
-            f"method file {path} cannot be imported: {type(error).__name__}: {_one_line(error)}"
+            f"method file {path} cannot be imported: {type(error).__name__}: {one_line(error)}"
         ) from error
 
 

@@ -13,21 +13,19 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from benchmark import conformance
+from benchmark import cardlint, conformance
 from benchmark.data import Data
 from benchmark.reach import holds, reachable
-from benchmark.spec import Recipe
 from benchmark.trial import Bench, NotApplicable, method_of, permute, prune
 from methods import Entry, UnknownMethod, all_names, build, docstring, find, names
 from methods.api import Allocation, Budget, Method, Plan, Scores, Unsupported
 
 COMMON = [label for label in all_names() if "common" in find(label).tracks]
-CARDS = {label: find(label).card for label in names()}
 
 
 @pytest.fixture
-def bench(tiny_data: Data) -> Bench:
-    return Bench(lambda seed: tiny.network(seed=seed), tiny.trainer, tiny_data.test)
+def bench() -> Bench:
+    return tiny.bench()
 
 
 # ---- registry ------------------------------------------------------------------------------------
@@ -183,48 +181,15 @@ def test_a_broken_file_is_one_clear_line(
 
 # ---- cards ---------------------------------------------------------------------------------------
 
-KEYS = {
-    "": {"card", "paper", "variant", "recipe", "space", "deviation"},
-    "card": {"title", "kind", "reconstruction", "reference", "tracks", "summary"},
-    "paper": {"title", "authors", "venue", "year", "url", "code", "code_commit"},
-    "variant": {"title", "summary", "tracks", "start", "params", "recipe"},
-    "recipe": {"dataset", "source", "start", "flops_reduction", "minimum_width", "allocation",
-               "rates", "counted_rates", "scales_removed", "blocked", "note", "params", "baseline",
-               "recovery"},
-    "deviation": {"what", "official", "ours", "source"},
-}  # fmt: skip
-TRACKS = {"common", "total", "paper"}
 
-
+@pytest.mark.parametrize("rule", cardlint.RULES, ids=lambda r: r.__name__)
 @pytest.mark.parametrize("name", names())
-def test_every_key_of_a_card_is_known(name: str) -> None:
-    card = CARDS[name]
-    assert card.keys() <= KEYS[""]
-    assert {"title", "kind", "summary"} <= card["card"].keys() <= KEYS["card"]
-    assert card["card"]["kind"] in ("method", "control")
-    assert set(card["card"].get("tracks", ())) <= TRACKS
-    if card["card"]["kind"] == "method":
-        assert card["paper"].keys() == KEYS["paper"]
-    for found in card.get("variant", {}).values():
-        assert {"summary"} <= found.keys() <= KEYS["variant"]
-        assert set(found.get("tracks", ())) <= TRACKS
-    for found in card.get("recipe", {}).values():
-        assert {"source", "recovery", "flops_reduction"} <= found.keys() <= KEYS["recipe"]
-    for found in card.get("deviation", ()):
-        assert found.keys() == KEYS["deviation"]
-        assert all(text.strip() for text in found.values())
+def test_the_card_is_whole(name: str, rule: cardlint.Rule) -> None:
+    rule(find(name))
 
 
-@pytest.mark.parametrize("name", names())
-def test_the_space_to_tune_is_small_and_legal(name: str) -> None:
-    entry, space = find(name), CARDS[name].get("space", {})
-    assert 1 <= len(space) <= 3
-    assert "recovery.lr" in space  # for all, controls too (DECISIONS 20)
-    for key, values in space.items():
-        if key.startswith("recovery."):
-            Recipe(**({"epochs": 1, "lr": 0.1} | {key.partition(".")[2]: values[0]}))
-        else:
-            assert all(build(entry, {key: value}) for value in values)
+def test_every_method_has_a_card() -> None:
+    assert [name for name in names() if not cardlint.has_card(find(name))] == []
 
 
 def test_parameters_of_variants_are_fields() -> None:
@@ -264,9 +229,9 @@ EXCUSES = {  # nothing else may be skipped
 
 
 @pytest.mark.parametrize("label", [n for n in COMMON if n not in ("dense_continue",)])
-def test_conformance_on_a_plain_stack(label: str, tiny_data: Data) -> None:
+def test_conformance_on_a_plain_stack(label: str) -> None:
     """The few checks that depend on how layers are connected."""
-    bench = Bench(lambda seed: tiny.network("vgg", seed), tiny.trainer, tiny_data.test)
+    bench = tiny.bench("vgg")
     for check in (conformance.masked_equals_removed, conformance.target_is_reached):
         check(find(label), bench)
     if find(label).cls.informed and not find(label).cls.stochastic:

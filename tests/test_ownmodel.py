@@ -63,7 +63,7 @@ def test_another_file_is_another_network(net: Path) -> None:
 
 def test_a_file_that_nobody_named_is_asked_for() -> None:
     with pytest.raises(BadInput, match=r"mynet is in a file of its author's: .*--arch FILE\.py"):
-        ownmodel.known("mynet", "0123456789abcdef")
+        ownmodel.known("mynet", "0123456789abcdef", archs.is_taken)
 
 
 @pytest.mark.parametrize(

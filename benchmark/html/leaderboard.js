@@ -41,6 +41,7 @@ function boardViews(board) {
     }),
     ...board.references.map((name) => verdictView(board, name)),
     ...(column("near_best") ? [nearBestView(column("near_best"))] : []),
+    ...(column("origin") ? [columnView(column("origin"), { label: "Origin", standard: true })] : []),
     columnView(column("marks"), { label: "Marks", standard: true, wide: true, show: (row) => marksOf(board, row) }),
   ];
   if (matchMedia(NARROW).matches) leadWith(views, ["entry", "final_mean", ...board.references.map((name) => `${name}:mean`)]);
