@@ -41,7 +41,7 @@ def make_plan(
 ) -> tuple[Plan, dict[str, Tensor] | None]:
     """The plan, and the scores behind it if the method has any. Scores do not depend on target or
     allocation, so one scoring stage serves all of them."""
-    if type(method).prune is not Method.prune:
+    if not method.scores_first:
         return planned(spec, method, net, budget, trainer, context), None
     scores = scored(spec, method, net, trainer, context)
     seed_everything(phase_seed(spec.seeds.run, "select"))  # whoever made the scores

@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent
 SUPPORT = {"__init__", "api", "class_masks", "kit", "refit"}
 _FILE_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes the name of a folder
 _WORDS_OF_CARDS = {
-    "kind": {"method", "control"},
+    "kind": {"method", "control", "imported"},
     "start": {"trained", "random"},
     "tracks": {"common", "total", "paper"},
 }
@@ -150,6 +150,7 @@ def find(label: str) -> Entry:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         return Entry(path.stem, "", _only_method(_import_file(path, digest)), _card(path), digest)
     name, _, variant = label.partition(":")
+    name = name.replace("-", "_")  # on the command line a hyphen is an underscore
     if name not in names():
         raise UnknownMethod(_did_you_mean("method", name, all_names()))
     path = FOLDER / f"{name}.py"
