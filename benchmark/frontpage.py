@@ -19,7 +19,7 @@ NAMED = 3  # tables that break a rule
 # Tables of the page, in its order. The others, and the columns below, are in the CSV files.
 SHOWN = (
     "comparisons", "published", "optimism", "selection", "budget", "robustness", "classes",
-    "exploratory", "pooled", "ranking", "stability", "areas", "profiles",
+    "exploratory", "pooled", "ranking", "stability", "areas", "profiles", "imported",
 )  # fmt: skip
 UNSHOWN = {
     "protocol", "precision", "scope", "min_width", "baseline_epochs", "budget_epochs", "params",

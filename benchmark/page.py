@@ -78,6 +78,8 @@ FRAMES = {
                 "data and architecture are complete."),
     "stability": ("Rank stability", "Kendall's tau between the orders of methods at two targets or "
                   "on two architectures: 1 is the same order, 0 none in common."),
+    "imported": ("Networks made elsewhere", "Measured here, made by other code with its own data, "
+                 "recipe and dense network: compared with nothing and never ranked."),
 }  # fmt: skip
 SHAPES = {  # of matplotlib's markers, in Vega's words or as a path in a square of side 2
     "o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "<": "triangle-left",
