@@ -66,6 +66,9 @@ FRAMES = {
     "classes": ("Accuracy per class", "Of the dense network and at each stage after pruning, means "
                 "over seeds. A label is known where some run got the image right; images that no "
                 "run got right are counted as unrevealed."),
+    "similarity": ("How alike the choices are", "Kept channels that two rows have in common, "
+                   "beside what random choices at their widths would share. The same row twice: "
+                   "between its seeds."),
     "exploratory": ("Other comparisons", "Exploratory: each interval stands for itself, and with "
                     "this many some leave out zero by chance."),
     "pooled": ("Over boards", "Differences to the references, targets averaged within each pair of "
