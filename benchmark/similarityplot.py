@@ -75,7 +75,7 @@ def _panel(axes: Axes, whole: pd.DataFrame, quantity: str, annotated: bool) -> N
         if quantity == "rank":
             texts[at] = number(row["rank"], 2)
     sns.heatmap(
-        pd.DataFrame(values), ax=axes, vmin=-1, vmax=1, center=0, cmap="vlag", cbar=False,
+        pd.DataFrame(values), ax=axes, vmin=-1, vmax=1, cmap="vlag", cbar=False,
         annot=texts if annotated else None, fmt="", annot_kws={"fontsize": 7}, linewidths=0.5,
         yticklabels=[f"{wrapped(label, 34)}  {i + 1}" for i, label in enumerate(labels)],
         xticklabels=[str(i + 1) for i in range(len(labels))], mask=np.isnan(values),

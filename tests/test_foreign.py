@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import synthetic as made
 import torch
+import torch_pruning
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -176,6 +178,27 @@ def test_widths_are_read_off_and_the_network_is_the_same(
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(found.model(x), theirs(x))
     assert flops.cost(found.model, example) == flops.cost(theirs, example)
+
+
+def test_what_another_library_prunes_is_measured_as_it_is() -> None:
+    """torch-pruning's own surgery, residual streams included: widths, function and cost are its."""
+    torch.manual_seed(0)
+    dense = CifarResNet(8, 5, width=8, option="B")
+    net = Network(dense, EXAMPLE, "all")
+    randomise(dense)
+    theirs = copy.deepcopy(dense)
+    pruner = torch_pruning.pruner.MetaPruner(
+        theirs, EXAMPLE, importance=torch_pruning.importance.MagnitudeImportance(p=1),
+        pruning_ratio=0.4, ignored_layers=[theirs.fc],
+    )  # fmt: skip
+    pruner.step()
+    theirs.eval()
+    found = foreign.rebuild(dense, dict(theirs.state_dict()), EXAMPLE, "it", "net.pt")
+    assert found.widths.keys() == net.map.widths.keys()  # each group lost some
+    x = torch.randn(3, 3, 16, 16)
+    assert torch.equal(found.model(x), theirs(x))
+    assert flops.cost(found.model, EXAMPLE).macs == flops.torch_macs(theirs, EXAMPLE)
+    assert net.macs(found.widths) == flops.torch_macs(theirs, EXAMPLE)
 
 
 def test_units_of_several_channels_are_read_off() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -15,12 +17,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark import choices, conformance, imported, reproduce, run
+from benchmark import archs, choices, conformance, imported, reproduce, run
 from benchmark.checkpoint import Moment, part
 from benchmark.cli import BAD_INPUT, DONE, invoke
 from benchmark.context import Context
 from benchmark.data import Data
-from benchmark.errors import BadInput
+from benchmark.errors import BadInput, NoProbe
 from benchmark.execute import run_one
 from benchmark.options import Options, options_from
 from benchmark.planning import scores_key
@@ -412,3 +414,33 @@ def test_a_run_is_made_again_by_what_it_pruned_by_alone(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="leave out --pruned-by"):
         imported.of_run(spec, find("l1norm"), store, file)
     assert imported.of_run(spec, find("l1norm"), store, None) is None
+
+
+# ---- the page of the documentation ---------------------------------------------------------------
+
+
+def test_the_commands_of_the_page_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On digits and a small network, with files of our own."""
+    page = (Path(__file__).parents[1] / "docs/imported-results.md").read_text("utf-8")
+    joined = page.replace("\\\n", " ")
+    commands = re.findall(
+        r"^    python -m benchmark\.(run|evaluate) ([^\n]+)", joined, re.MULTILINE
+    )
+    assert [verb for verb, _ in commands] == ["run", "evaluate"]
+    monkeypatch.setattr("benchmark.listing.forecast", no_probe)
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "kept.json", HALF)
+    torch.save(archs.build("resnet8", 10).state_dict(), tmp_path / "theirs.pt")
+    shutil.copy(tmp_path / "theirs.pt", tmp_path / "pruned.pth")
+    for verb, text in commands:
+        words = [re.sub("resnet[0-9]+", "resnet8", w) for w in shlex.split(text)]
+        words = ["digits" if w == "cifar10" else w for w in words]
+        more = ["--dry-run"] if verb == "run" else ["--no-latency"]
+        assert invoke(importlib.import_module(f"benchmark.{verb}").main, [*words, *more]) == DONE
+    assert list((tmp_path / "results/imported").rglob("*.json"))
+
+
+def no_probe(*_: object) -> None:
+    raise NoProbe
