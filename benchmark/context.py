@@ -15,6 +15,7 @@ from benchmark.checkpoint import EVERY, Checkpoints, quiet
 from benchmark.data import Data
 from benchmark.encoding import weights_digest
 from benchmark.errors import never
+from benchmark.imported import Shelf
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.record import (
@@ -90,6 +91,7 @@ def make_trainer(spec: RunSpec, context: Context) -> Trainer:
         team=context.team,
         replicas=spec.replicas,
         sync_bn=spec.sync_bn,
+        imported=Shelf(context.store),
     )
 
 

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -33,6 +33,8 @@ from benchmark import (
     costs,
     dissectplot,
     export,
+    likeness,
+    likenesspage,
     looks,
     optimism,
     origin,
@@ -40,6 +42,7 @@ from benchmark import (
     perclass,
     plots,
     robustness,
+    similarityplot,
     statplots,
 )
 from benchmark import block as blocks
@@ -85,8 +88,9 @@ TABLES = (
     Table("checklist", checklist.COLUMNS, lambda w: checklist.frame(w.block)),
     Table("published", against.COLUMNS, lambda w: against.published(w.block)),
     Table("robustness", robustness.COLUMNS, lambda w: robustness.robustness(w.block)),
+    Table("similarity", likeness.COLUMNS, lambda w: likeness.similarity(w.block)),
 )
-OPTIONAL = ("robustness",)  # no file where it has no rows: nobody measured it
+OPTIONAL = ("robustness", "similarity")  # no file where it has no rows
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,12 @@ class Picture:
 
 
 Draw = Callable[[Block], Iterator[tuple[str, str, str, Figure]]]  # table, stem, caption, figure
-DRAW: tuple[Draw, ...] = (plots.figures, costplot.figures, dissectplot.figures)
+DRAW: tuple[Draw, ...] = (
+    plots.figures,
+    costplot.figures,
+    dissectplot.figures,
+    similarityplot.figures,
+)
 
 
 @dataclass(frozen=True)
@@ -156,7 +165,7 @@ def derive(root: Path, name: str, draw: Drawn = "svg") -> Derived | None:
     with new_folder(folder) as draft:
         for table in TABLES:
             _write_table(draft, table, made[table.name])
-        for file, text in _texts(whole, pictures, made["robustness"]).items():
+        for file, text in _texts(whole, pictures, made).items():
             write_text(draft / file, text)
         facts: dict[str, Any] = seen | {"name": name, "pictures": [asdict(p) for p in pictures]}
         damaged = Store(root).damaged(name, whole.block.records)
@@ -166,7 +175,9 @@ def derive(root: Path, name: str, draw: Drawn = "svg") -> Derived | None:
     return Derived(folder, name, pictures, tuple(damaged), draw != "none", is_new=True)
 
 
-def _texts(whole: Whole, pictures: Sequence[Picture], extra: pd.DataFrame) -> dict[str, str]:
+def _texts(
+    whole: Whole, pictures: Sequence[Picture], made: Mapping[str, pd.DataFrame]
+) -> dict[str, str]:
     block, compared = whole.block, whole.study.comparisons
     links: dict[str, list[str]] = {}
     for picture in pictures:
@@ -174,7 +185,9 @@ def _texts(whole: Whole, pictures: Sequence[Picture], extra: pd.DataFrame) -> di
     title = f"{block.data}, {block.arch}"
     details = {run: page.detail(record) for run, record in block.records.items()}
     return {
-        "page.md": markdown_page(block.board, title, links, compared) + robustness.markdown(extra),
+        "page.md": markdown_page(block.board, title, links, compared)
+        + robustness.markdown(made["robustness"])
+        + likenesspage.markdown(made["similarity"]),
         "page.tex": latex_page(block.board, compared),
         "details.json": json.dumps(details, sort_keys=True),
     }

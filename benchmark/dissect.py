@@ -41,7 +41,7 @@ from benchmark.spec import digest
 from benchmark.store import Store
 from benchmark.verdict import Say
 from methods import build
-from methods.api import Method, Plan
+from methods.api import Plan
 
 MOST_IMAGES = 5000  # looked at: more change nothing
 MOST_PIXELS = 64  # side of a thumbnail; smaller images keep their size
@@ -213,7 +213,7 @@ def as_keep(plan: Plan) -> dict[str, list[int]]:
 
 def check_scores(job: Job) -> None:
     """Raises BadInput unless the run's method scores channels."""
-    if type(build(job.entry, job.spec.method.params)).prune is not Method.prune:
+    if not build(job.entry, job.spec.method.params).scores_first:
         raise BadInput(
             f"run {job.spec.run_id}: {job.entry.label} decides widths and channels itself and has "
             "no scores to look into; name a run of a method that scores channels"

@@ -90,7 +90,7 @@ def forecast(cells: list[Cell], options: Options, jobs: int) -> Forecast:
         method = build_method(cell.entry, cell.spec.method.params)
         key = scores_key(cell.spec, method.prepares)
         there = key in scored or known.store.has_stage("scores", key)
-        finds = there and _by_scores(method) and not cell.spec.in_rounds
+        finds = there and method.scores_first and not cell.spec.in_rounds
         found[cell.spec.run_id] = known.cell(cell, method, not finds)
         scored.add(key)
     total = clock_time(list(dense.values()), jobs) + clock_time(list(found.values()), jobs)
@@ -109,11 +109,6 @@ def _dense_cells(cells: Iterable[Cell], options: Options) -> dict[str, Cell]:
         if not there and not tasks.is_recorded(cell.spec, options):
             found[key] = cell
     return found
-
-
-def _by_scores(method: Method) -> bool:
-    """Whether its scores serve every target; else it decides everything anew."""
-    return type(method).prune is Method.prune
 
 
 # ---- what is known -------------------------------------------------------------------------------
@@ -175,7 +170,7 @@ class Known:
     def cell(self, cell: Cell, method: Method, pays: bool) -> Seconds:
         """Of a run; `pays`: it makes its scores itself, rather than finding them made."""
         spec = cell.spec
-        judged = _by_scores(method) and method.informed and not spec.in_rounds
+        judged = method.scores_first and method.informed and not spec.in_rounds
         checked = judged and bool(len(self.data.val))
         work = Work.of(spec, self.data, self.optimistic, checked * networks_judged(spec.allocation))
         own = [p for p in self.near(spec) if _label(p) == spec.method.label]
@@ -226,7 +221,7 @@ class Known:
         if far:
             shares = [Seconds.exactly(self.scoring_steps(p)) for p in far]
             return known + among(shares).within(OTHER_ARCH) * step.middle
-        unknown = UNKNOWN_SCORES * work.forward if _by_scores(method) else UNKNOWN_PLAN
+        unknown = UNKNOWN_SCORES * work.forward if method.scores_first else UNKNOWN_PLAN
         return known + unknown * step.middle
 
     def scoring_steps(self, past: Past) -> float:
@@ -245,7 +240,7 @@ def _label(past: Past) -> str:
 
 def _compared(method: Method) -> bool:
     """Whether a second seed scores once more."""
-    return method.stochastic and method.informed and _by_scores(method)
+    return method.stochastic and method.informed and method.scores_first
 
 
 def _comparable(record: RunRecord, spec: RunSpec, options: Options) -> bool:

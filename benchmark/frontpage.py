@@ -19,11 +19,13 @@ NAMED = 3  # tables that break a rule
 # Tables of the page, in its order. The others, and the columns below, are in the CSV files.
 SHOWN = (
     "comparisons", "published", "optimism", "selection", "budget", "robustness", "classes",
-    "exploratory", "pooled", "ranking", "stability", "areas", "profiles",
+    "similarity",
+    "exploratory", "pooled", "ranking", "stability", "areas", "profiles", "imported",
 )  # fmt: skip
 UNSHOWN = {
     "protocol", "precision", "scope", "min_width", "baseline_epochs", "budget_epochs", "params",
-    "source", "revision", "family", "reference_cell", "control", "against", "apart",
+    "source", "revision", "family", "reference_cell", "control", "against", "apart", "layer",
+    "rank_pairs",
 }  # fmt: skip
 
 

@@ -206,7 +206,8 @@ def entries_of(words: str | None) -> list[Entry]:
     if words is not None:
         return find_methods(w.strip() for w in words.split(","))
     found = [find(label) for label in all_names()]
-    return [e for e in found if e.cls.allocations != ("none",) and e.variant in ("", OFFICIAL)]
+    found = [e for e in found if e.cls.allocations != ("none",) and not e.cls.imported]
+    return [e for e in found if e.variant in ("", OFFICIAL)]
 
 
 def run_all(

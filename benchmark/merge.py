@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmark import differences, origin
+from benchmark import artefacts, differences, origin
 from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.differences import Difference, Run
 from benchmark.errors import BadInput
@@ -38,7 +38,7 @@ class Merging:
 
     store: Store  # where everything goes
     folders: dict[Path, Path] = field(default_factory=dict)  # runs: to, from
-    files: dict[Path, bytes] = field(default_factory=dict)  # measurements
+    files: dict[Path, bytes] = field(default_factory=dict)  # measurements, entries
     marks: dict[Path, bytes] = field(default_factory=dict)  # of runs that others submitted
     attempts: list[tuple[Path, bytes]] = field(default_factory=list)  # folder, content
     there: int = 0  # runs that are equal in both
@@ -72,6 +72,7 @@ def plan(sources: list[Path], into: Path, on_progress: OnProgress | None = None)
     for source in sources:  # after all records: attempts behind a record are of no interest
         _add_attempts(merging, source)
         _add_marks(merging, source)
+        _add_entries(merging, source)
     return merging
 
 
@@ -80,7 +81,7 @@ def _check_source(source: Path, into: Path) -> None:
         raise BadInput(f"no such directory: {source}")
     if source.resolve() == into.resolve():
         raise BadInput(f"{source} is the directory to merge into: name others, or --results OUT")
-    if not (source / "runs").is_dir():
+    if not any((source / name).is_dir() for name in ("runs", artefacts.FOLDER)):
         raise BadInput(f"{source} has no runs/: give a results directory")
 
 
@@ -181,6 +182,19 @@ def _add_marks(merging: Merging, source: Path) -> None:
             merging.conflicts.append(f"{path}: other content than {place}; kept: {place}")
 
 
+def _add_entries(merging: Merging, source: Path) -> None:
+    """Networks made elsewhere; a file is named after its content."""
+    for path in artefacts.paths(source):
+        place, content = merging.store.root / path.relative_to(source), path.read_bytes()
+        try:
+            artefacts.read(path)
+        except BadInput as error:
+            merging.broken.append(f"not merged: {error}")
+            continue
+        if not place.is_file():
+            merging.files.setdefault(place, content)
+
+
 # ---- doing it ------------------------------------------------------------------------------------
 
 
@@ -234,7 +248,12 @@ def show(merging: Merging, dry_run: bool, screen: Console) -> None:
     for line in (*merging.broken, *merging.rounded, *(f"conflict: {c}" for c in merging.conflicts)):
         say(line)
     into, verb = merging.store.root, "would be copied" if dry_run else "copied"
-    extras = [(len(merging.files), "measurement"), (len(merging.attempts), "attempt")]
+    entries = sum(path.is_relative_to(into / artefacts.FOLDER) for path in merging.files)
+    extras = [
+        (len(merging.files) - entries, "measurement"),
+        (entries, "imported network"),
+        (len(merging.attempts), "attempt"),
+    ]
     also = "".join(f", {counted(n, what)}" for n, what in extras if n)
     counts = [
         f"{counted(len(merging.folders), 'run')}{also} {verb}",

@@ -66,6 +66,9 @@ FRAMES = {
     "classes": ("Accuracy per class", "Of the dense network and at each stage after pruning, means "
                 "over seeds. A label is known where some run got the image right; images that no "
                 "run got right are counted as unrevealed."),
+    "similarity": ("How alike the choices are", "Kept channels that two rows have in common, "
+                   "beside what random choices at their widths would share. The same row twice: "
+                   "between its seeds."),
     "exploratory": ("Other comparisons", "Exploratory: each interval stands for itself, and with "
                     "this many some leave out zero by chance."),
     "pooled": ("Over boards", "Differences to the references, targets averaged within each pair of "
@@ -78,6 +81,8 @@ FRAMES = {
                 "data and architecture are complete."),
     "stability": ("Rank stability", "Kendall's tau between the orders of methods at two targets or "
                   "on two architectures: 1 is the same order, 0 none in common."),
+    "imported": ("Networks made elsewhere", "Measured here, made by other code with its own data, "
+                 "recipe and dense network: compared with nothing and never ranked."),
 }  # fmt: skip
 SHAPES = {  # of matplotlib's markers, in Vega's words or as a path in a square of side 2
     "o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "<": "triangle-left",

@@ -36,7 +36,7 @@ def make_plan(
     """The plan, and the scores behind it if the method has any. Scores do not depend on target or
     allocation, so one scoring stage serves all of them; in later rounds of a schedule (`number`)
     they depend on all that came before."""
-    if type(method).prune is not Method.prune:
+    if not method.scores_first:
         return planned(spec, method, net, budget, trainer, context, number), None
     scores = scored(spec, method, net, trainer, context, number)
     seed_everything(phase_seed(spec.seeds.run, "select"))  # whoever made the scores

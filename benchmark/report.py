@@ -5,7 +5,7 @@ Same records, same bytes: no clock, no host, sorted rows, fixed decimals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ import typer
 
 from benchmark import (
     againstpage,
+    artefacts,
     export,
     frontpage,
     looks,
@@ -54,22 +55,42 @@ def build(root: Path, draw: Drawn = "svg", say: Say = quiet) -> list[Path]:
         BadInput: there is nothing to report.
     """
     found = list(_derived(root, draw, say))
-    if not found:
+    foreign = artefacts.frame(root)
+    if not found and foreign.empty:
         _remove_stale(root, set())
         raise BadInput(f"no results under {root}: run a benchmark first, or pass --results DIR")
+    if not found:
+        return _written(root, _foreign(foreign), [])
     frames, drawn = _frames(root, found), [p.file for part in found for p in part.pictures]
+    if len(foreign):
+        frames[artefacts.TABLE] = (foreign, artefacts.COLUMNS)
     drawn += [] if draw == "none" else _profiles(root, frames, draw == "png")
     files: dict[str, str | bytes] = {**_texts(found, frames), **_parquet(frames)}
+    files |= _foreign(foreign)
     content = frontpage.content(root, found, frames)
     files[PAGE] = page.render(content, Store(root).stages)
     drawn += _earlier_figures(root) if draw == "none" else []
+    images = [str(Path(name).with_suffix(".png")) for name in drawn] if draw == "png" else []
+    return [*_written(root, files, drawn), *(root / name for name in images)]
+
+
+def _written(root: Path, files: Mapping[str, str | bytes], drawn: Sequence[str]) -> list[Path]:
+    """These files and the manifest, and nothing that an earlier report wrote beside them."""
     written = list(dict.fromkeys([*files, *drawn]))
     _remove_stale(root, set(written))
     for name, body in files.items():
         write_bytes(root / name, body.encode("utf-8") if isinstance(body, str) else body)
     write_text(root / MANIFEST, "".join(f"{name}\n" for name in sorted(written)))
-    images = [str(Path(name).with_suffix(".png")) for name in drawn] if draw == "png" else []
-    return [root / name for name in sorted([*written, MANIFEST, *images])]
+    return [root / name for name in sorted([*written, MANIFEST])]
+
+
+def _foreign(found: pd.DataFrame) -> dict[str, str | bytes]:
+    """The table of networks made elsewhere, where there are any."""
+    if found.empty:
+        return {}
+    table = place(artefacts.TABLE)
+    page_of_it = str(Path(table).with_suffix(".md"))
+    return {table: csv_text(found, artefacts.COLUMNS), page_of_it: artefacts.markdown(found)}
 
 
 def damaged(root: Path) -> list[str]:

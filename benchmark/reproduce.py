@@ -6,12 +6,9 @@ the same test images. What is run comes from the record, not from the command in
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,18 +16,19 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmark import archs, baseline, data, differences, environment
+from benchmark import archs, baseline, data, differences, environment, imported
 from benchmark.cli import FAILED, INTERRUPTED, complain, console, run_app
 from benchmark.context import Context, set_threads_and_determinism
 from benchmark.data import Data
 from benchmark.differences import Run
 from benchmark.errors import BadInput
 from benchmark.execute import run_one
-from benchmark.files import check_writable, new_folder
+from benchmark.files import new_folder
 from benchmark.images import DataIdentity
 from benchmark.load import find_run
 from benchmark.options import Options, options_from
 from benchmark.progress import GridProgress, counting
+from benchmark.scratch import scratch
 from benchmark.spec import PROTOCOL, MethodIdentity, RunSpec
 from benchmark.store import Store
 from benchmark.tasks import data_of
@@ -160,33 +158,6 @@ def check_data(wanted: DataIdentity, found: DataIdentity) -> None:
 # ---- making it again -----------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def scratch(root: Path, into: Path | None, keep: bool, say: Say) -> Iterator[Path]:
-    """An empty results directory: `into`, or one beside `root` that is deleted at the end.
-
-    Raises:
-        BadInput: it cannot be written, or `into` holds files that would be reused.
-    """
-    if into is not None:
-        if into.is_dir() and any(into.iterdir()):
-            raise BadInput(f"--into {into} is not empty: name a new directory, nothing is reused")
-        check_writable(into)
-        yield into
-        say(f"The run made here is kept in {into}")
-        return
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f"{root.name}-again-", dir=root.parent))
-    except OSError as error:
-        raise BadInput(f"{root.parent} is not writable: give a place by --into DIR") from error
-    try:
-        yield folder
-        if keep:
-            say(f"The run made here is kept in {folder}")
-    finally:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def read_data(job: Job, place: Path, screen: Console) -> Data:
     """The data of the record. Decoded images may come from the cache of its results directory:
     their content is hashed anew."""
@@ -279,6 +250,9 @@ def main(
     reuse_dense: Annotated[
         bool, typer.Option("--reuse-dense", help="Do not train the dense network again.")
     ] = False,
+    pruned_by: Annotated[
+        Path | None, typer.Option(help="The file it pruned by. Default: as kept with the results.")
+    ] = None,
 ) -> int:
     """Make the run of a record again from nothing and compare. Exit code 0: reproduced, 1: not."""
     screen = console()
@@ -288,8 +262,11 @@ def main(
 
     words = {"data_dir": data_dir, "checkpoint": checkpoint, "device": device, "arch": arch}
     job = job_of(find_run(run, results), words, method_file, reuse_dense)
+    choice = imported.of_run(job.spec, job.entry, Store(job.root), pruned_by)
     try:
         with scratch(job.root, into, keep, say) as place:
+            if choice is not None:
+                imported.keep(Store(place), choice)
             return reproduce(job, place, screen, say)
     except KeyboardInterrupt:  # the words of other commands would promise that it goes on
         complain("interrupted: nothing was compared")

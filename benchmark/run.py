@@ -16,6 +16,7 @@ from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.estimate import is_done
 from benchmark.files import check_writable
+from benchmark.imported import with_imported
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import added_line, show_grid, show_list
 from benchmark.options import Options, options_from
@@ -27,7 +28,7 @@ from benchmark.progress import counting
 from benchmark.sender import at_once, on_site, on_the_way, rehearse_grid, submit_grid, wait_for
 from benchmark.state import OPEN
 from benchmark.store import Store
-from benchmark.sweep import Cell, expand
+from benchmark.sweep import Cell, expand, find_methods
 from benchmark.tasks import data_of
 
 
@@ -149,6 +150,9 @@ def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) ->
         screen.print(note, highlight=False, soft_wrap=True)
     for name, folder in options.extra_test.items():  # a strange one is answered now
         extratest.read(name, folder, data.class_names, options.results / "stages")
+    options, remarks = with_imported(options, find_methods(options.methods), data.identity)
+    for line in remarks:
+        screen.print(line, highlight=False, soft_wrap=True)
     cells = expand(options, data)
     runnable = [c for c in cells if not c.blocked]
     jobs = at_once(options)

@@ -42,13 +42,15 @@ class Cell:
 
 
 def find_methods(labels: Iterable[str]) -> list[Entry]:
-    """Entries of a comma list; `all` stands for every method and control of the suite.
+    """Entries of a comma list; `all` stands for every method and control of the suite that needs
+    no file.
 
     Raises:
         BadInput: unknown names; the closest are in the text.
     """
-    wanted = [w for label in labels for w in (names() if label == "all" else [label])]
     try:
+        every = [name for name in names() if not find(name).cls.imported]  # those need a file
+        wanted = [w for label in labels for w in (every if label == "all" else [label])]
         return [find(label) for label in dict.fromkeys(wanted)]
     except UnknownMethod as error:
         raise BadInput(str(error)) from error

@@ -62,6 +62,7 @@ class Trainer:
     team: Team = ALONE
     resumed: list[Maker] = field(default_factory=list)  # who made the checkpoints it went on from
     notes: dict[str, Any] = field(default_factory=dict)
+    imported: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     curve: list[EpochRow] = field(default_factory=list)
     _round: str = ""  # of a schedule; added to the names of phases, and so to their seeds
     _phase: int = 0

@@ -71,7 +71,7 @@ def prune(
     budget = Budget(bench.macs_cut, bench.min_keep, method.allocations[0])
     try:
         with metered(net) as seen:
-            if scores_first(entry):
+            if method.scores_first:
                 scores: Scores | None = method.score(net, trainer)
                 plan = method.select(net, scores or {}, budget)
             else:
@@ -79,11 +79,6 @@ def prune(
     except Unsupported as reason:
         raise NotApplicable(str(reason)) from reason
     return Outcome(method, budget, plan, scores, net, trainer, sum(seen))
-
-
-def scores_first(entry: Entry) -> bool:
-    """Whether the plan follows from scores (door 1)."""
-    return entry.cls.prune is Method.prune
 
 
 @torch.no_grad()

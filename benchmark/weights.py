@@ -40,7 +40,8 @@ def parse_checkpoint(file: BinaryIO, safetensors: bool, place: str) -> dict[str,
     except Exception as error:  # torch, pickle, zip and tar have errors of many types
         raise BadInput(
             f"{place} cannot be read as plain tensors: give a .safetensors file, or what "
-            f"torch.save(model.state_dict(), ...) wrote ({type(error).__name__})"
+            "torch.save(model.state_dict(), ...) wrote; a whole pickled network could run any code "
+            f"and is never opened ({type(error).__name__})"
         ) from error
     for key in ("state_dict", "model", "net"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

@@ -33,7 +33,7 @@ SUPPORT = {
 }  # fmt: skip
 _FILE_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes the name of a folder
 _WORDS_OF_CARDS = {
-    "kind": {"method", "control"},
+    "kind": {"method", "control", "imported"},
     "start": {"trained", "random"},
     "tracks": {"common", "total", "paper"},
 }

@@ -181,6 +181,7 @@ class Trainer(Protocol):
     device: torch.device
     epochs: float  # the whole budget of the run, in epochs of the training split
     train_images: int  # of the training split: one epoch
+    imported: Mapping[str, Mapping[str, Tensor]]  # what files said, by `content`
 
     def batches(
         self,
@@ -241,11 +242,17 @@ class Method:
     stochastic: ClassVar[bool] = False  # scoring draws random numbers: a second seed is compared
     informed: ClassVar[bool] = True  # scores claim information: judged against their inverse
     refits: ClassVar[bool] = False  # updates the kept weights itself: `--reconstruct` adds nothing
+    imported: ClassVar[bool] = False  # chosen elsewhere: `--set NAME.path=FILE` fills its `content`
 
     @property
     def prepares(self) -> bool:
         """Whether images are used for gradient steps before recovery: then it matters who pays."""
         return bool(self.shares)
+
+    @property
+    def scores_first(self) -> bool:
+        """Whether the plan follows from scores alone (door 1)."""
+        return type(self).prune is Method.prune
 
     @property
     def rounds(self) -> bool:
