@@ -15,4 +15,4 @@ class BNScale(Method):
     comparable: ClassVar[bool] = True
 
     def score(self, net: Network, trainer: Trainer) -> Scores:
-        return {n: net.norm_scales(n).clone() for n in net.layers}
+        return {n: net.norm_scales(n) for n in net.layers}

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from methods.api import Method, Network, Scores, Trainer
@@ -27,5 +26,6 @@ def sum_of_distances(weight: Tensor) -> Tensor:
     """
     filters = weight.double().flatten(1)
     filters = filters - filters.mean(0)
-    distances = torch.cdist(filters, filters, compute_mode="use_mm_for_euclid_dist")
-    return distances.fill_diagonal_(0.0).sum(1)
+    squares = filters.square().sum(1)
+    apart = squares[:, None] + squares - 2 * filters @ filters.T  # squared distances
+    return apart.clamp_(min=0).fill_diagonal_(0).sqrt().sum(1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_pruning.pruner.function import BasePruningFunc
 
+from benchmark import select
 from benchmark.cifar_resnet import Shortcut
 from benchmark.network import Network
 from benchmark.randomise import randomise
@@ -246,20 +247,23 @@ def test_spread_refuses_scores_that_do_not_fit() -> None:
         net.spread({"a": torch.full((6,), torch.nan)})
 
 
+@pytest.mark.parametrize("normalise", ["mean", "max"])
 @pytest.mark.parametrize("scope", ["inner", "all"])
-def test_ranks_groups_by_their_relative_norm(scope: Any, tiny_network: tiny.MakeNetwork) -> None:
-    net = tiny_network(scope=scope)
-    scores = DepGraph().score(net, None)  # type: ignore[arg-type]
-    found = net.group_scores(scores, DepGraph.comparable)
+def test_ranks_groups_by_their_relative_norm(
+    scope: Any, normalise: Any, tiny_network: tiny.MakeNetwork
+) -> None:
+    """All units of all groups stand in one row, by norm over mean or largest norm of the group."""
+    net, method = tiny_network(scope=scope), DepGraph(normalise=normalise)
+    scores = method.score(net, None)  # type: ignore[arg-type]
+    budget = Budget(0.5, 0.0, "global")
+    relative = {}
     for group in net.groups:
         norm = group_norm(net.tied(group.name)).detach().double()
-        torch.testing.assert_close(found[group.name], norm / norm.mean())
-    plan = DepGraph().select(net, scores, Budget(0.5, 0.0, "global"))  # type: ignore[arg-type]
-    kept = {(g, u) for g, units in plan.keep.items() for u in units}
-    least = min(float(found[g][u]) for g, u in kept)
-    gone = [float(s) for g, f in found.items() for u, s in enumerate(f) if (g, u) not in kept]
-    spared = [g for g, units in plan.keep.items() if len(units) == 1]  # never the last unit
-    assert max(gone) <= least or spared
+        relative[group.name] = norm / (norm.mean() if normalise == "mean" else norm.max())
+    found = net.group_scores(scores, method.comparable)
+    assert all(torch.allclose(found[g], relative[g]) for g in relative)
+    widths = select.global_widths(net.limits(budget), relative, budget, net.macs)
+    assert method.select(net, scores, budget) == select.best(relative, widths)  # type: ignore[arg-type]
 
 
 def test_a_group_without_weights_scores_zero() -> None:

@@ -126,6 +126,7 @@ def test_every_target_can_be_met_and_every_list_fits(label: str, arch: str) -> N
 @pytest.mark.parametrize(
     ("label", "arch", "rule", "printed", "exact", "percent"),
     [
+        ("fpgm", "vgg16", PHYSICAL, 206e6, 206_279_680, 34.2),
         ("hrank", "googlenet", OUTPUTS_ONLY, 0.45e9, 450_061_312, 70.4),
         ("hrank", "torchvision-resnet50", OUTPUTS_ONLY, 1.55e9, 1_549_651_456, 62.1),
         ("l1norm", "resnet56", PHYSICAL, 90.9e6, 90_907_264, 27.6),
@@ -166,6 +167,30 @@ def test_googlenet_is_counted_otherwise_than_it_is_masked() -> None:
     masked = by_layers(net, kept_outputs(net, recipe["rates"]))
     assert round(masked.reduction(OUTPUTS_ONLY), 1) == 70.1
     assert round(masked.reduction(PHYSICAL), 1) == 83.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("label", "arch", "inner", "coupled"),
+    [
+        ("fpgm", "resnet56", 37.9, 61.5),
+        ("fpgm", "resnet110", 38.0, 61.5),
+        ("hrankplus", "resnet56", 18.7, 29.1),
+        ("hrankplus", "resnet110", 34.8, 45.2),
+        ("hrankplus", "vgg16", 78.8, 78.8),
+        ("hrankplus", "googlenet", 57.7, 57.7),
+    ],
+)
+def test_notes_say_what_lists_remove_here(
+    label: str, arch: str, inner: float, coupled: float
+) -> None:
+    recipe = find(label).recipe(arch)
+    for scope, percent in (("inner", inner), ("all", coupled)):
+        net = Network(archs.build(arch, 10), torch.zeros(1, 3, 32, 32), scope)  # type: ignore[arg-type]
+        rates = dict(zip(net.convs, recipe["rates"], strict=True))
+        widths = net.allocate(Budget(0.5, 0.0, "listed", rates))
+        assert round(100 * (1 - net.macs(widths) / net.macs()), 1) == percent
+        assert str(percent) in recipe["note"]
 
 
 # ---- how cards say it ----------------------------------------------------------------------------
