@@ -43,7 +43,7 @@ from benchmark import (
 )
 from benchmark import block as blocks
 from benchmark.block import Block
-from benchmark.columns import Column
+from benchmark.column import Column, plain
 from benchmark.files import dump_json, new_folder, write_text
 from benchmark.spec import digest
 from benchmark.store import Store
@@ -178,7 +178,7 @@ def _texts(whole: Whole, pictures: Sequence[Picture], extra: pd.DataFrame) -> di
 
 
 def _write_table(folder: Path, table: Table, frame: pd.DataFrame) -> None:
-    text = csv_text(frame, table.columns)
+    text = csv_text(frame, plain(table.columns))
     write_text(folder / f"{table.name}.csv", text.partition("\n")[2])
     arrow = export.arrow(frame, table.columns)
     feather.write_feather(arrow, str(folder / f"{table.name}.arrow"), compression="uncompressed")

@@ -16,6 +16,7 @@ from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.estimate import is_done
 from benchmark.files import check_writable
+from benchmark.lanes import grid
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import added_line, show_grid, show_list
 from benchmark.options import Options, options_from
@@ -27,7 +28,7 @@ from benchmark.progress import counting
 from benchmark.state import OPEN
 from benchmark.store import Store
 from benchmark.submit import at_once, on_site, on_the_way, rehearse_grid, submit_grid, wait_for
-from benchmark.sweep import Cell, expand
+from benchmark.sweep import Cell
 from benchmark.tasks import data_of
 
 
@@ -55,6 +56,12 @@ def main(
     ] = None,
     scope: Annotated[str | None, typer.Option(help="inner, or all (residual streams too).")] = None,
     track: Annotated[str | None, typer.Option(help="common, total or paper.")] = None,
+    lane: Annotated[
+        str | None, typer.Option(help="default, or tuned: values that benchmark.tune chose.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Of each method, for its tuned values. Default 8.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="demo, quick (CPU) or full (GPU).")] = None,
     reconstruct: Annotated[
         str | None, typer.Option(help="none, ls, or both as none,ls: refit weights.")
@@ -125,31 +132,44 @@ def main(
     Example: python -m benchmark.run --methods whitebox,hrank --arch resnet20 --dataset digits
     --preset demo
     """
-    words = {k: v for k, v in locals().items() if v is not None}
-    for name in ("config", "dry_run", "list_", "set_", "wait"):
-        words.pop(name, None)
-    if compile_ is not None:
-        words["compile"] = words.pop("compile_")
+    words = locals()
     screen = console()
     if list_ is not None:
         show_list(list_, screen)
         return DONE
-    words |= _lists(words) | ({"set": dict(map(_setting, set_))} if set_ else {})
-    return run(options_from(words, config), dry_run, screen, wait)
+    return run(options_of(words), dry_run, screen, wait)
+
+
+def options_of(flags: dict[str, Any]) -> Options:
+    """From the flags as they were parsed; None: not given.
+
+    Raises:
+        BadInput: as `options_from`.
+    """
+    words = {k: v for k, v in flags.items() if v is not None}
+    for name in ("dry_run", "list_", "wait"):
+        words.pop(name, None)
+    config, settings = words.pop("config", None), words.pop("set_", None)
+    if "compile_" in words:
+        words["compile"] = words.pop("compile_")
+    words |= _lists(words) | ({"set": dict(map(_setting, settings))} if settings else {})
+    return options_from(words, config)
 
 
 def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) -> int:
     """The whole job; returns the exit code."""
+    if options.lane == "trial":
+        raise BadInput("--lane trial: trials are made by python -m benchmark.tune")
     options = on_site(options)
     check_writable(options.results)
     extratest.check_names(options.extra_test)
     from_library, options = options.pretrained, with_pretrained(options)
-    data = _load(options, screen)
+    data = load(options, screen)
     if from_library and (note := normalisation_note(options.arch, data.identity)):
         screen.print(note, highlight=False, soft_wrap=True)
     for name, folder in options.extra_test.items():  # a strange one is answered now
         extratest.read(name, folder, data.class_names, options.results / "stages")
-    cells = expand(options, data)
+    cells = grid(options, data)
     runnable = [c for c in cells if not c.blocked]
     jobs = at_once(options)
     if runnable:
@@ -242,7 +262,8 @@ def hints(options: Options, failed: int) -> list[str]:
     return found
 
 
-def _load(options: Options, screen: Console) -> Data:
+def load(options: Options, screen: Console) -> Data:
+    """The images, with a bar while files are read."""
     with counting(screen, "reading images") as on_progress:
         return data_of(options, on_progress)
 

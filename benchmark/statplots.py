@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from benchmark import findings, frames, tables
 from benchmark.across import SETTING
 from benchmark.block import Block
+from benchmark.column import later
 from benchmark.granted import NOT_CLAIMED, PAYS
 from benchmark.looks import Look, appearances, wrapped
 from benchmark.matchups import REFERENCES
@@ -117,7 +118,7 @@ def profile_figures(
     leaderboards of all blocks, which tell how methods look."""
     for _, part in profiles.groupby(list(SETTING), sort=True, dropna=False):
         setting = {name: part.iloc[0][name] for name in SETTING}
-        text = [str(value) for value in setting.values()]
+        text = [str(value) for value in later(setting, SETTING)]
         stem = f"profiles-{setting['track']}-{digest(text, 6)}"
         yield stem, "Performance profiles over all cells", profile(part, board)
 
