@@ -55,7 +55,8 @@ def tune(options: Options, dry_run: bool, screen: Console) -> int:
         )
     board = options
     check_writable(board.results)
-    trials = {"lane": "trial", "results": board.results / chosen.TRIALS, "extra_test": {}}
+    trials = {"lane": "trial", "results": board.results / chosen.TRIALS}
+    trials |= {"extra_test": {}, "optimistic": False}  # what the config of a board may ask for
     options = with_pretrained(board).model_copy(update=trials)
     check(options)
     data = benchmark_run.load(options, screen)
