@@ -22,7 +22,8 @@ from benchmark.store import Store
 from benchmark.tuning import Choice, Tried, Tuning, best_of
 
 TRIALS, CHOSEN = "trials", "chosen"
-# One choice serves all of these: values belong to a method on an architecture and a budget.
+# One choice serves all of these: values belong to a method on an architecture, a budget and a
+# schedule, whose rounds share it.
 SHARED = {
     "lane", "trials", "tuned", "allocation", "rates", "flops_reduction", "min_width", "round_to",
     "reconstruct", "preparation", "seeds", "threads", "replicas", "sync_bn",

@@ -48,8 +48,8 @@ def words_of(options: Options, here: bool = False) -> str:
     words = ["python -m benchmark.tune" if is_trial else "python -m benchmark.run"]
     said = options.model_dump(mode="json", exclude_defaults=True)
     said |= {n: value for n in ALWAYS_SAID if (value := getattr(options, n)) is not None}
-    if is_trial and options.flops_reduction:
-        said["flops_reduction"] = options.flops_reduction[:1]
+    if is_trial:  # at the first of them
+        said |= {n: said[n][:1] for n in ("flops_reduction", "schedule") if n in said}
     silent = (NOT_FOR_TRIALS if is_trial else set()) | (set() if here else ELSEWHERE)
     for name, value in said.items():
         if name in silent:

@@ -14,13 +14,14 @@ from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.options import Options
 from benchmark.space import Setting, Space, of_round, space_of
-from benchmark.spec import RATE, RunSpec, Seeds
+from benchmark.spec import ONE_SHOT, RATE, RunSpec, Seeds
 from benchmark.sweep import Cell, expand
 from benchmark.tuning import Choice
-from methods import Entry
 
 TRIAL_SEED = 10_000  # and all above: trials never meet the seeds of a board
 DEFAULT_TRIALS = 8
+
+Row = tuple[str, str]  # label and schedule
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,13 @@ def _flag_of_rate(options: Options) -> str:
     return f"--set {RATE}" if RATE in options.set else "--lr"
 
 
-def _space(entry: Entry, options: Options) -> Space:
-    space = space_of(entry)
+def _space(cell: Cell, options: Options) -> Space:
+    entry, space = cell.entry, space_of(cell.entry)
     said = [f"{entry.name}.{name}" for name in space.values]
     both = [key for key in said if key in options.set]
     if both:
         raise BadInput(f"--set {both[0]}: it is what trials choose, leave it out")
-    return space
+    return space.resolved(entry, cell.spec.budget_epochs / (cell.spec.steps or 1))
 
 
 def _in_lane(spec: RunSpec, **changes: Any) -> RunSpec:
@@ -108,15 +109,16 @@ def _with(spec: RunSpec, values: Setting, **changes: Any) -> RunSpec:
 
 def subjects(options: Options, data: Data) -> list[Subject]:
     """Every method that was asked for, and every control, each with the same number of trials at
-    the first target. One that cannot run here has a single cell that says why."""
+    the first target and by the first schedule. One that cannot run here has a single cell that says
+    why."""
     asked = dict.fromkeys(options.methods)
     if options.controls:
         asked |= dict.fromkeys(entry.label for entry in controls.suite())
     plain = options.model_copy(
         update={
             "lane": "default", "methods": [*asked], "controls": False, "seeds": [TRIAL_SEED],
-            "flops_reduction": options.flops_reduction[:1], "reconstruct": ["none"],
-            "preparation": ["charged"],
+            "flops_reduction": options.flops_reduction[:1], "schedule": options.schedule[:1],
+            "reconstruct": ["none"], "preparation": ["charged"],
         }
     )  # fmt: skip
     return [_subject(cell, options) for cell in expand(plain, data)]
@@ -124,7 +126,7 @@ def subjects(options: Options, data: Data) -> list[Subject]:
 
 def _subject(cell: Cell, options: Options) -> Subject:
     spec, count = cell.spec, trial_count(options)
-    space = _space(cell.entry, options).resolved(cell.entry, spec.budget_epochs)
+    space = _space(cell, options)
     known = spec.method.params | {RATE: spec.recovery.lr}
     settings = space.settings({name: known[name] for name in space.values}, count)
     number = 1 if cell.blocked else count
@@ -142,51 +144,57 @@ def _subject(cell: Cell, options: Options) -> Subject:
 
 def _tuned(options: Options, data: Data) -> list[Cell]:
     cells = expand(options.model_copy(update={"lane": "default"}), data)
-    spaces = {
-        cell.entry.label: _space(cell.entry, options).resolved(cell.entry, cell.spec.budget_epochs)
-        for cell in cells
-    }
-    found: dict[str, dict[int, Choice]] = {}
+    spaces = {_row(cell): _space(cell, options) for cell in cells}
+    found: dict[Row, dict[int, Choice]] = {}
     for cell in (c for c in cells if not c.blocked):
-        label = cell.entry.label
-        if label not in found:
-            found[label] = chosen.choices(options.home, cell.spec, spaces[label])
+        row = _row(cell)
+        if row not in found:
+            found[row] = chosen.choices(options.home, cell.spec, spaces[row])
     trials = _common(found, options)
     return [
-        _tuned_cell(cell, found.get(cell.entry.label, {}).get(trials), spaces, trials)
+        _tuned_cell(cell, found.get(_row(cell), {}).get(trials), spaces[_row(cell)], trials)
         for cell in cells
     ]
 
 
-def _common(found: dict[str, dict[int, Choice]], options: Options) -> int:
+def _row(cell: Cell) -> Row:
+    return cell.entry.label, cell.spec.schedule
+
+
+def _common(found: dict[Row, dict[int, Choice]], options: Options) -> int:
     """The largest number of trials that every method had: rows of a table are tuned alike."""
     wanted = {options.trials} if options.trials else {n for own in found.values() for n in own}
     shared = [n for n in wanted if all(n in own for own in found.values())]
     if shared or not found:
         return max(shared, default=trial_count(options))
-    missing = [label for label, own in found.items() if not wanted & own.keys()]
+    missing = [row for row, own in found.items() if not wanted & own.keys()]
     if missing:
         raise BadInput(
-            f"--lane tuned: nothing is chosen for {', '.join(missing)} in this setting; first: "
-            f"{_tune_command(options, missing)}"
+            f"--lane tuned: nothing is chosen for {', '.join(map(_named, missing))} in this "
+            f"setting; first: {_tune_command(options, missing)}"
         )
-    said = ", ".join(f"{n} by {' and '.join(map(str, sorted(own)))}" for n, own in found.items())
+    said = [f"{_named(row)} by {' and '.join(map(str, sorted(n)))}" for row, n in found.items()]
     raise BadInput(
-        f"--lane tuned: rows of a table are tuned by equally many trials, but {said}; first: "
-        f"{_tune_command(options, [*found])}"
+        f"--lane tuned: rows of a table are tuned by equally many trials, but {', '.join(said)}; "
+        f"first: {_tune_command(options, [*found])}"
     )
 
 
-def _tune_command(options: Options, labels: Sequence[str]) -> str:
-    """The words that choose what is missing."""
+def _named(row: Row) -> str:
+    return row[0] if row[1] == ONE_SHOT else " ".join(row)
+
+
+def _tune_command(options: Options, rows: Sequence[Row]) -> str:
+    """The words that choose what is missing, of the first schedule."""
     typed = {Path(m).stem if m.endswith(".py") else m: m for m in options.methods}
-    methods = [typed.get(label, label) for label in labels]
-    said = options.model_copy(update={"lane": "trial", "methods": methods, "controls": False})
-    return words_of(said, here=True)
+    schedule = rows[0][1]
+    methods = [typed.get(label, label) for label, own in rows if own == schedule]
+    said = {"lane": "trial", "methods": methods, "controls": False, "schedule": [schedule]}
+    return words_of(options.model_copy(update=said), here=True)
 
 
-def _tuned_cell(cell: Cell, choice: Choice | None, spaces: dict[str, Space], trials: int) -> Cell:
-    names = spaces[cell.entry.label].values
+def _tuned_cell(cell: Cell, choice: Choice | None, space: Space, trials: int) -> Cell:
+    names = space.values
     if choice is not None and choice.values is not None:
         values: Setting = {name: choice.values[name] for name in names}
         return replace(cell, spec=_with(cell.spec, values, lane="tuned", trials=trials))

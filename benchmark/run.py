@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,10 +15,11 @@ from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.estimate import is_done
 from benchmark.files import check_writable
+from benchmark.flags import options_of
 from benchmark.lanes import grid
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import added_line, show_grid, show_list
-from benchmark.options import Options, options_from
+from benchmark.options import Options
 from benchmark.paired import CROSSED_SEEDS
 from benchmark.preflight import report as report_on
 from benchmark.preflight import summary
@@ -59,9 +59,7 @@ def main(
     lane: Annotated[
         str | None, typer.Option(help="default, or tuned: values that benchmark.tune chose.")
     ] = None,
-    trials: Annotated[
-        int | None, typer.Option(help="Of each method, for its tuned values. Default 8.")
-    ] = None,
+    trials: Annotated[int | None, typer.Option(help="That tune each method. Default 8.")] = None,
     preset: Annotated[str | None, typer.Option(help="demo, quick (CPU) or full (GPU).")] = None,
     reconstruct: Annotated[
         str | None, typer.Option(help="none, ls, or both as none,ls: refit weights.")
@@ -138,22 +136,6 @@ def main(
         show_list(list_, screen)
         return DONE
     return run(options_of(words), dry_run, screen, wait)
-
-
-def options_of(flags: dict[str, Any]) -> Options:
-    """From the flags as they were parsed; None: not given.
-
-    Raises:
-        BadInput: as `options_from`.
-    """
-    words = {k: v for k, v in flags.items() if v is not None}
-    for name in ("dry_run", "list_", "wait"):
-        words.pop(name, None)
-    config, settings = words.pop("config", None), words.pop("set_", None)
-    if "compile_" in words:
-        words["compile"] = words.pop("compile_")
-    words |= _lists(words) | ({"set": dict(map(_setting, settings))} if settings else {})
-    return options_from(words, config)
 
 
 def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) -> int:
@@ -266,35 +248,6 @@ def load(options: Options, screen: Console) -> Data:
     """The images, with a bar while files are read."""
     with counting(screen, "reading images") as on_progress:
         return data_of(options, on_progress)
-
-
-def _lists(words: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if "extra_test" in words:
-        found["extra_test"] = extratest.named(words["extra_test"])
-    for name in ("methods", "reconstruct", "preparation", "schedule"):
-        if name in words:
-            found[name] = [w.strip() for w in words[name].split(",") if w.strip()]
-    for name, kind in (("flops_reduction", float), ("seeds", int)):
-        if name in words:
-            try:
-                found[name] = [kind(w) for w in words[name].split(",")]
-            except ValueError as error:
-                flag = "--" + name.replace("_", "-")
-                raise BadInput(f"{flag} {words[name]}: give numbers, as 0,1,2") from error
-    return found
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise BadInput(f"--set {text}: write OWNER.FIELD=VALUE, as whitebox.mask_epochs=5")
-    if value in ("true", "false"):
-        return key, value == "true"
-    try:
-        return key, ast.literal_eval(value)  # numbers and tuples; nothing is executed
-    except (ValueError, SyntaxError):
-        return key, value
 
 
 if __name__ == "__main__":

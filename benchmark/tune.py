@@ -19,6 +19,7 @@ from benchmark.cli import DONE, FAILED, console, run_app, warn_of_damage
 from benchmark.command import NOT_FOR_TRIALS, words_of
 from benchmark.errors import BadInput
 from benchmark.files import check_writable
+from benchmark.flags import options_of
 from benchmark.lanes import Subject, check, subjects, trial_count
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import show_grid
@@ -203,7 +204,7 @@ def main(words: dict[str, Any]) -> int:
     Example: python -m benchmark.tune --methods whitebox,hrank --arch resnet20 --dataset digits
     --preset demo
     """
-    return tune(benchmark_run.options_of(words), bool(words["dry_run"]), console())
+    return tune(options_of(words), bool(words["dry_run"]), console())
 
 
 if __name__ == "__main__":

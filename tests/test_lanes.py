@@ -365,3 +365,25 @@ def test_the_dry_run_shows_every_setting(
     assert "width_scaling: a space of 3 settings" in out
     assert out.rstrip().endswith("25")
     assert not (tmp_path / "trials" / "chosen").exists()
+
+
+def test_a_schedule_is_tuned_by_trials_of_its_own(tmp_path: Path) -> None:
+    """Rounds share the budget: what a method prepares in each has another length."""
+    both = ["one-shot", "iterative:2"]
+    words: dict[str, Any] = {"methods": ["whitebox"], "schedule": both}
+    found = trials_of(**words | {"schedule": ["iterative:2", "one-shot"]})
+    assert {s.schedule for s in found["whitebox"].trials} == {"iterative:2"}
+    assert {s.schedule for s in found["dense_continue"].trials} == {"one-shot"}  # it prunes nothing
+    assert found["whitebox"].trials[0].method.params["mask_epochs"] == 0.75
+    for cell in expand(options(tmp_path, methods=["whitebox"], controls=False), tiny.data()):
+        choose(tmp_path, cell, 8)
+    with pytest.raises(BadInput, match=r"nothing is chosen for whitebox iterative:2 in") as caught:
+        grid(options(tmp_path, lane="tuned", controls=False, **words), tiny.data())
+    assert "--methods whitebox " in str(caught.value)
+    assert "--schedule iterative:2 " in str(caught.value)
+    all_chosen(tmp_path, controls=False, **words)
+    for cell in expand(options(tmp_path, controls=False, **words), tiny.data()):
+        choose(tmp_path, cell, 8)
+    tuned = grid(options(tmp_path, lane="tuned", controls=False, **words), tiny.data())
+    assert [c.spec.schedule for c in tuned] == both
+    assert [c.spec.method.params["mask_epochs"] for c in tuned] == [1.5, 0.75]
