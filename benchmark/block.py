@@ -108,7 +108,7 @@ def _inside(folder: str | Path) -> list[str]:
 def read_block(root: Path, name: str) -> Block | None:
     """The block of this name; None: nothing in it can be read."""
     store = Store(root)
-    records = store.records(name)
+    records = [record for record in store.records(name) if not record.spec.is_trial]
     runs = frames.runs_of(store, records, store.last_attempts(name))
     if runs.empty:
         return None

@@ -19,8 +19,8 @@ from benchmark.matchups import DECLARED, SAME, Match, Row, boards, limits, remar
 from benchmark.paired import CONDITIONAL, CROSSED, CROSSED_SEEDS, MARGIN, distinct, spread_of
 
 # Blocks that agree in these and in both methods can be pooled: all but what a block is made of.
-SETTING = ("protocol", "track", "precision", "scope", "min_width", "baseline_epochs",
-           "budget_epochs")  # fmt: skip
+SETTING = ("protocol", "track", "lane", "trials", "precision", "scope", "min_width",
+           "baseline_epochs", "budget_epochs")  # fmt: skip
 METHOD = ("method", "allocation", "reconstruct", "params", "source", "revision")
 _SPEC = {c.name: c for c, _ in SPEC}
 COLUMNS: list[Column] = [

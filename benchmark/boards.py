@@ -9,16 +9,18 @@ import json
 from collections import defaultdict
 from typing import Any
 
+from benchmark.column import later
 from benchmark.spec import digest
 
 Row = dict[str, Any]
 # Runs that agree in these can be compared at all (DECISIONS 2).
 SETTING = (
-    "protocol", "track", "data", "data_id", "arch", "structure", "precision", "threads", "scope",
+    "protocol", "track", "lane", "trials", "data", "data_id", "arch", "structure", "precision",
+    "threads", "scope",
 )  # fmt: skip
 FAMILY = ("start", "checkpoint", "baseline_epochs", "budget_epochs", "recipe")
 # What tells two cells of one method in one table apart, in the order of naming.
-AXES = ("allocation", "min_width", "revision", "source", "recipe", "start")
+AXES = ("allocation", "min_width", "revision", "source", "recipe", "start", "tuned_values")
 PLAIN = {"allocation"}  # understood without its name
 
 
@@ -53,7 +55,7 @@ def assign_tables(rows: list[Row]) -> None:
 
     def place(row: Row) -> tuple[Any, ...]:
         own = () if row["track"] == "paper" else (row["min_width"], row["total_epochs"])
-        return (*(row[c] for c in SETTING), *own)
+        return (*later(row, SETTING), *own)
 
     def family(row: Row) -> tuple[Any, ...]:
         return () if row["track"] == "paper" else tuple(row[c] for c in FAMILY)

@@ -6,25 +6,13 @@ The data dictionary is printed from here, and nothing reaches a CSV file that is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from benchmark import lanecolumns
+from benchmark.column import PERCENT, POINTS, Column
 from benchmark.differences import hardware_of
 from benchmark.record import RunRecord
-from benchmark.spec import RunSpec, canonical, digest, identity
-
-PERCENT = "% of images"
-POINTS = "percentage points"
-
-
-@dataclass(frozen=True)
-class Column:
-    """`decimals` None: text."""
-
-    name: str
-    meaning: str
-    unit: str = ""
-    decimals: int | None = None
+from benchmark.spec import RunSpec, digest, identity
 
 
 def _percent(share: float | None) -> float | None:
@@ -35,20 +23,11 @@ def _total_epochs(spec: RunSpec) -> float:
     return spec.budget_epochs + (spec.baseline.epochs if spec.baseline else 0)
 
 
-def _recipe(spec: RunSpec) -> str:
-    found = {"baseline": spec.baseline, "recovery": spec.recovery}
-    return digest({k: None if v is None else identity(v) for k, v in found.items()}, 8)
-
-
 def _allocation(spec: RunSpec) -> str:
     """With what widths are multiples of, where it is not 1, and with the schedule, where channels
     go in several rounds: rows that differ in these are not compared."""
     multiples = f", multiples of {spec.round_to}" if spec.round_to > 1 else ""
     return spec.allocation + multiples + (f", {spec.schedule}" if spec.in_rounds else "")
-
-
-def _board(spec: RunSpec) -> str:
-    return digest({k: v for k, v in identity(spec.cell()).items() if k != "method"}, 8)
 
 
 # What identifies a row of the leaderboard, in the order of sorting. Known for failed runs too.
@@ -57,6 +36,7 @@ SPEC: list[tuple[Column, Callable[[RunSpec], Any]]] = [
      lambda s: s.protocol),
     (Column("track", "common, total or paper: who starts where and with which budget"),
      lambda s: s.track),
+    *lanecolumns.LANE,
     (Column("data", "name of the data set"), lambda s: s.data.name),
     (Column("data_id", "hash of pixels, labels, image size, normalisation and split"),
      lambda s: digest(identity(s.data), 8)),
@@ -80,7 +60,7 @@ SPEC: list[tuple[Column, Callable[[RunSpec], Any]]] = [
     (Column("budget_epochs", "what the run may spend on gradient steps after its start",
             "epochs", 2), lambda s: s.budget_epochs),
     (Column("total_epochs", "baseline_epochs plus budget_epochs", "epochs", 2), _total_epochs),
-    (Column("recipe", "hash of the baseline and recovery recipes"), _recipe),
+    (Column("recipe", "hash of the baseline and recovery recipes"), lanecolumns.recipe),
     (Column("min_width", "share of every group that has to stay", "% of channels", 2),
      lambda s: 100 * s.min_width),
     (Column("target", "requested FLOPs reduction", "% of dense MACs", 2),
@@ -93,10 +73,11 @@ SPEC: list[tuple[Column, Callable[[RunSpec], Any]]] = [
      lambda s: s.method.label),
     (Column("revision", "revision of the method", "", 0), lambda s: s.method.revision),
     (Column("source", "hash of a user's own method file"), lambda s: s.method.source),
-    (Column("params", "hyper-parameters as JSON"), lambda s: canonical(s.method.params)),
+    (Column("params", "hyper-parameters as JSON"), lanecolumns.params),
+    *lanecolumns.VALUES,
     (Column("cell", "hash of the row's settings, the seed left out"), lambda s: s.cell().run_id),
     (Column("board", "hash of the same without the method: rows that can be ranked together"),
-     _board),
+     lanecolumns.board),
 ]  # fmt: skip
 
 # Known once other rows are seen.
@@ -193,6 +174,7 @@ RECORD: list[tuple[Column, Callable[[RunRecord], Any]]] = [
      lambda r: _percent(r.seed_agreement.kept_overlap) if r.seed_agreement else None),
     (Column("tied_share", "channels whose score occurs twice in their layer", "% of channels", 2),
      lambda r: _percent(r.tied_share)),
+    *lanecolumns.COST,
     (Column("at_chance", "1: final accuracy is that of guessing", "", 0), lambda r: r.at_chance),
     (Column("test_loss", "test cross-entropy after the last recovery epoch", "nats", 4),
      lambda r: r.final.test_loss),
@@ -223,6 +205,7 @@ MEANS = [
     "seconds", "selection_score", "selection_inverse", "selection_random", "selection_percentile",
     "selection_uniform", "selection_uniform_percentile",
     "agreement_rank", "agreement_kept", "tied_share", "kept_overlap", "test_best_test",
+    "tuning_images", "tuning_seconds",
 ]  # fmt: skip
 MEDIANS = ["speedup_1", "speedup_128"]
 TIMINGS = ["seconds", *MEDIANS]  # mean nothing over several kinds of hardware

@@ -1,4 +1,4 @@
-"""The words that make one record again."""
+"""The words that make one record again, or begin a grid."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 from benchmark.options import Options
 from benchmark.sweep import Cell, preset_of
 
-# Where and how a grid runs, not what it is.
-ELSEWHERE = {
-    "results", "jobs", "workers", "device", "checkpoint_minutes", "executor", "site",
+ELSEWHERE = {  # where and how a grid runs: no result depends on it
+    "results", "jobs", "workers", "device", "checkpoint_minutes", "executor", "site", "extra_test",
 }  # fmt: skip
 ALWAYS_SAID = ("methods", "arch", "dataset", "preset", "seeds")  # defaults may change
-
-ELSEWHERE = {  # what no result depends on
-    "results", "jobs", "device", "checkpoint_minutes", "executor", "site", "extra_test",
+# Trials have seeds of their own and run on this machine, charged and without refits.
+NOT_FOR_TRIALS = {
+    "lane", "seeds", "reconstruct", "preparation", "optimistic", "extra_test", "executor", "site",
 }  # fmt: skip
 
 
@@ -38,13 +37,22 @@ def command_of(cell: Cell, options: Options, label: str) -> str:
         "schedule": [spec.schedule],
         "allocation": _allocation(cell),
         "controls": False,
+        "trials": spec.trials or options.trials,
     }
-    chosen = options.model_copy(update=own)
-    words = ["python -m benchmark.run"]
-    said = chosen.model_dump(mode="json", exclude_defaults=True)
-    said |= {name: getattr(chosen, name) for name in ALWAYS_SAID}
+    return words_of(options.model_copy(update=own))
+
+
+def words_of(options: Options, here: bool = False) -> str:
+    """The command of a grid, or of trials; `here`: as it is typed on this machine."""
+    is_trial = options.lane == "trial"
+    words = ["python -m benchmark.tune" if is_trial else "python -m benchmark.run"]
+    said = options.model_dump(mode="json", exclude_defaults=True)
+    said |= {n: value for n in ALWAYS_SAID if (value := getattr(options, n)) is not None}
+    if is_trial:  # at the first of them
+        said |= {n: said[n][:1] for n in ("flops_reduction", "schedule") if n in said}
+    silent = (NOT_FOR_TRIALS if is_trial else set()) | (set() if here else ELSEWHERE)
     for name, value in said.items():
-        if name in ELSEWHERE:
+        if name in silent:
             continue
         flag = "--" + name.replace("_", "-")
         if isinstance(value, dict):

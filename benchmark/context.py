@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from benchmark.spec import RunSpec
 from benchmark.store import Stage, Store
 from benchmark.team import ALONE, Team
 from benchmark.trainer import Progress, Trainer, silent
+from benchmark.tuning import Tuning
 from methods.api import Budget, Method
 
 
@@ -46,6 +47,13 @@ class Context:
     checkpoint_seconds: float = EVERY  # between checkpoints within an epoch
     stop: Callable[[], bool] = never  # whether to end at the next checkpoint
     team: Team = ALONE  # who works on this run together
+    tuning: Tuning | None = None  # by what the values of a tuned run were chosen
+
+    def seen_by(self, spec: RunSpec) -> Context:
+        """As the run may see it: to a trial there is no test split."""
+        if not spec.is_trial:
+            return self
+        return replace(self, data=self.data.without_test(), optimistic=False)
 
 
 def set_threads_and_determinism(threads: int) -> None:

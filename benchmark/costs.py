@@ -27,6 +27,7 @@ GIGA = "10^9 MACs"
 ROW = [
     "track", "data", "arch", "table", "target", "entry", "method", "control", "start",
     "preparation", "cell", "n", "final_mean", "final_low", "final_high", "dense_mean",
+    "tuning_images", "tuning_seconds",
 ]  # fmt: skip
 UNKNOWN = "empty from a checkpoint, whose training is not known"
 _KNOWN = {c.name: c for c in LEADERBOARD}

@@ -47,7 +47,7 @@ from benchmark import (
 )
 from benchmark import block as blocks
 from benchmark.block import Block
-from benchmark.columns import Column
+from benchmark.column import Column, plain
 from benchmark.files import dump_json, new_folder, write_text
 from benchmark.spec import digest
 from benchmark.store import Store
@@ -195,7 +195,7 @@ def _texts(
 
 def _write_table(folder: Path, table: Table, frame: pd.DataFrame) -> None:
     wanted = origin.columns(table.columns, frame)
-    text = csv_text(frame, wanted)
+    text = csv_text(frame, plain(table.columns))
     write_text(folder / f"{table.name}.csv", text.partition("\n")[2])
     arrow = export.arrow(frame, wanted)
     feather.write_feather(arrow, str(folder / f"{table.name}.arrow"), compression="uncompressed")

@@ -27,7 +27,7 @@ from benchmark.spec import canonical
 
 PLAN, CURVE, PREDICTIONS = "plan.json", "curve.csv", "predictions.npz"
 NO_RESULTS = {
-    "seconds", "latency", "environment", "command",  # evidence of one machine
+    "seconds", "latency", "environment", "command", "tuning",  # evidence of one machine
     "title", "control", "schema_version",  # labels
     "run_id", "spec",  # equal, or these are not two records of one run
 }  # fmt: skip

@@ -171,7 +171,7 @@ class Known:
         """Of a run; `pays`: it makes its scores itself, rather than finding them made."""
         spec = cell.spec
         judged = method.scores_first and method.informed and not spec.in_rounds
-        checked = judged and bool(len(self.data.val))
+        checked = judged and not spec.is_trial and bool(len(self.data.val))
         work = Work.of(spec, self.data, self.optimistic, checked * networks_judged(spec.allocation))
         own = [p for p in self.near(spec) if _label(p) == spec.method.label]
         if own:

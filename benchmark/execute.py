@@ -8,6 +8,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from torch import nn
+
 from benchmark import baseline, environment, flops, select
 from benchmark.context import (
     Context,
@@ -41,8 +43,10 @@ CHANCE_MARGIN = 1.96  # standard errors above guessing
 
 
 def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
-    """Execute the run and publish its record. Only this function opens the test split."""
+    """Execute the run and publish its record. Only this function opens the test split, and not in
+    a trial, which is judged by its accuracy on validation images alone."""
     started = time.perf_counter()
+    context = context.seen_by(spec)
     set_threads_and_determinism(spec.threads)
     method = build_method(entry, spec.method.params)
     test = context.data.test.source(spec.data, context.device)
@@ -60,6 +64,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     trainer.checkpoints = kept
     outcome = recover(spec, pruned, price, trainer, test, context)
     outcome.arrays = arrays | outcome.arrays
+    told = None if spec.is_trial else scores
     record = RunRecord(
         run_id=spec.run_id,
         spec=spec,
@@ -77,20 +82,19 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         final=outcome.final,
         best_val=outcome.best_val,
         at_chance=_at_chance(outcome.final, len(test), spec.data.num_classes),
-        selection=check_selection(method, chosen.judged, scores, plan, budget, trainer),
-        seed_agreement=check_agreement(spec, method, net, scores, plan, budget, context),
-        tied_share=select.tied_share({n: scores[n] for n in net.layers}) if scores else None,
+        selection=check_selection(method, chosen.judged, told, plan, budget, trainer),
+        seed_agreement=check_agreement(spec, method, net, told, plan, budget, context),
+        tied_share=select.tied_share({n: told[n] for n in net.layers}) if told else None,
         method_facts=encode(trainer.notes),
         spent=_spent(trainer.ledger),
-        latency=context.team.lead(
-            lambda: latency(net.dense(), pruned, baseline.example(spec).to(context.device))
-        ),
+        latency=_latency(spec, net, pruned, context),
         predictions_order=_labels_hash(context.data),
         environment=environment.describe()
         | {"device": str(context.device), "compiled": context.compiled, "load": os.getloadavg()[0]}
         | {"resumed_from": trainer.resumed, "processes": context.team.size},
         seconds=round(time.perf_counter() - started, 3),
         command=context.command,
+        tuning=context.tuning,
     )
     final = Stage(dict(pruned.state_dict()), {"run_id": spec.run_id})
     return context.team.lead(lambda: _publish(record, final, plan, outcome, trainer, context))
@@ -112,6 +116,13 @@ def _publish(
     if trainer.checkpoints is not None:
         trainer.checkpoints.drop()
     return record
+
+
+def _latency(spec: RunSpec, net: Network, pruned: nn.Module, context: Context) -> dict[str, Any]:
+    if spec.is_trial:
+        return {}
+    example = baseline.example(spec).to(context.device)
+    return context.team.lead(lambda: latency(net.dense(), pruned, example))
 
 
 def _removed(price: flops.Cost, dense: flops.Cost) -> str:

@@ -50,7 +50,9 @@ def load(root: Path) -> pd.DataFrame:
 
 
 def runs_of(store: Store, records: list[RunRecord], attempts: list[Attempt]) -> pd.DataFrame:
-    """One row per run and attempt, with what is measured beside the records."""
+    """One row per run and attempt, with what is measured beside the records. Trials have none."""
+    records = [r for r in records if not r.spec.is_trial]
+    attempts = [a for a in attempts if a.spec.get("lane") != "trial"]
     best = {r.run_id: _best_test(store, r.spec) for r in records}
     return runs_frame(records, attempts, best, _overlaps(store, records))
 

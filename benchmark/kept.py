@@ -34,9 +34,12 @@ def read_finished(folder: Path, root: Path) -> Finished:
     """Record and plan in a run's folder below the results directory `root`.
 
     Raises:
-        BadInput: one of them cannot be read.
+        BadInput: one of them cannot be read, or it is a trial, which no test image is shown to.
     """
-    return Finished(Store(root), read_record(folder / RECORD), read_plan(folder / "plan.json"))
+    record = read_record(folder / RECORD)
+    if record.spec.is_trial:
+        raise BadInput(f"run {record.run_id} is a trial: it is judged on validation images alone")
+    return Finished(Store(root), record, read_plan(folder / "plan.json"))
 
 
 def rebuild(spec: RunSpec, plan: Plan) -> nn.Module:

@@ -16,6 +16,7 @@ from benchmark.probe import Seconds
 from benchmark.progress import counted
 from benchmark.sweep import Cell
 from benchmark.tasks import dense_key
+from benchmark.tuning import shown
 from methods import Entry, all_names, docstring, find
 from methods import installed as installed_methods
 
@@ -90,7 +91,8 @@ def show_grid(cells: list[Cell], options: Options, jobs: int, console: Console) 
             shared = f"{spec.start.kind} {dense_key(cell)[:8]}"
         target = f"{100 * spec.flops_reduction:.1f} %" if spec.flops_reduction else "-"
         table.add_row(
-            cell.spec.name, target, spec.allocation, str(spec.seeds.run), shared,
+            f"{spec.name} {shown(spec.tuned_values)}".strip(), target, spec.allocation,
+            str(spec.seeds.run), shared,
             spec.run_id, state, str(expected.tasks.get(spec.run_id, "-")),
         )  # fmt: skip
     console.print(table)

@@ -10,6 +10,7 @@ from torch import nn
 
 from benchmark import archs
 from benchmark import block as blocks
+from benchmark.column import said
 from benchmark.derived import TABLES, read_whole
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
@@ -38,7 +39,8 @@ class Results:
         return list(COLUMNS)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
-        return self._frames[name]
+        found = self._frames[name]
+        return found[[column.name for column in said(found, COLUMNS[name])]]
 
     def _of_blocks(self, name: str) -> pd.DataFrame:
         (table,) = (t for t in TABLES if t.name == name)

@@ -20,7 +20,7 @@ from pydantic import (
 from benchmark.data import check_name
 from benchmark.errors import BadInput
 from benchmark.record import check_plain, one_line, refuse_unknown
-from benchmark.spec import ONE_SHOT, SCHEDULES, Track, refuse_truth
+from benchmark.spec import ONE_SHOT, SCHEDULES, Lane, Track, refuse_truth
 from methods import parse_toml
 
 MOST_DECODERS = 8  # unless --workers says so
@@ -43,6 +43,8 @@ class Options(BaseModel):
     allocation: Literal["method", "global", "uniform"] = "method"
     scope: Literal["inner", "all"] = "inner"
     track: Track = "common"
+    lane: Lane = "default"
+    trials: int | None = Field(None, ge=1, le=64)
     preset: Literal["demo", "quick", "full"] | None = None
     reconstruct: list[Literal["none", "ls"]] = Field(["none"], min_length=1)
     preparation: list[Literal["charged", "free"]] = Field(["charged"], min_length=1)
@@ -95,6 +97,11 @@ class Options(BaseModel):
         except BadInput as error:
             raise ValueError(str(error)) from error
         return value
+
+    @property
+    def home(self) -> Path:
+        """The results directory that trials belong to; they have one of their own inside."""
+        return self.results.parent if self.lane == "trial" else self.results
 
     def torch_device(self) -> torch.device:
         """Raises BadInput if CUDA is asked for and absent."""

@@ -18,6 +18,7 @@ from benchmark.schedule import Schedule
 from benchmark.spec import Recipe
 
 Maker = dict[str, str | None]
+DIVERGED = "diverged: "  # begins the reason of a training that did
 
 
 class Diverged(Exception):

@@ -23,6 +23,8 @@ from benchmark.store import Stage
 from benchmark.trainer import Trainer
 from methods.api import Budget, Method, Plan
 
+LANE = {"lane", "trials", "tuned"}  # who chose the values: nothing that is computed depends on it
+
 
 def make_plan(
     spec: RunSpec,
@@ -108,7 +110,7 @@ def scores_key(spec: RunSpec, prepares: bool = True, number: int = 1) -> str:
     if number > 1:
         return digest([number, identity(spec)])
     apart = {"allocation", "rates", "flops_reduction", "min_width", "round_to", "reconstruct"}
-    apart |= {"schedule"}
+    apart |= {"schedule"} | LANE
     if not prepares:
         apart |= {"recovery", "preparation"}
     return digest({k: v for k, v in identity(spec).items() if k not in apart})
@@ -152,7 +154,7 @@ def planned(
         net.unmask()
         return Moment({}, {group: [int(i) for i in kept] for group, kept in plan.keep.items()})
 
-    content = {k: v for k, v in identity(spec).items() if k != "reconstruct"}
+    content = {k: v for k, v in identity(spec).items() if k not in {"reconstruct"} | LANE}
     key = digest(content if number == 1 else [number, content])
     found = _once("plan", key, work, net, trainer, context)
     return Plan({group: tuple(kept) for group, kept in sorted(found.facts.items())})

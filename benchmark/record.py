@@ -17,6 +17,7 @@ from benchmark.errors import BadInput
 from benchmark.flops import Cost
 from benchmark.migrate import migrated
 from benchmark.spec import SCHEMA, Frozen, RunSpec
+from benchmark.tuning import Tuning
 from methods.api import Plan
 
 RECORD = "record.json"
@@ -112,6 +113,7 @@ class RunRecord(Frozen):
     environment: dict[str, Any]
     seconds: float
     command: str
+    tuning: Tuning | None = None  # of a tuned run
 
     @property
     def networks_judged(self) -> int:

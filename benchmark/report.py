@@ -25,7 +25,8 @@ from benchmark import (
 )
 from benchmark import block as blocks
 from benchmark.cli import DONE, console, run_app, warn_of_damage
-from benchmark.columns import Column, names
+from benchmark.column import Column, plain, said
+from benchmark.columns import LEADERBOARD, names
 from benchmark.derived import OPTIONAL, PICTURES, TABLES, Derived, Drawn, derive
 from benchmark.errors import BadInput
 from benchmark.files import write_bytes, write_text
@@ -132,7 +133,7 @@ def _frames(root: Path, found: Sequence[Derived]) -> Tables:
 
     frames = overall.Frames(of_blocks, overall.unrun(Store(root).stages))
     made = {
-        name: (frames[name], origin.columns(columns, frames[name]))
+        name: (frames[name], said(frames[name], origin.columns(columns, frames[name])))
         for name, columns in overall.COLUMNS.items()
     }
     return {name: made[name] for name in made if name not in OPTIONAL or len(made[name][0])}
@@ -158,7 +159,9 @@ def _texts(found: Sequence[Derived], frames: Tables) -> dict[str, str]:
     }
     for part in found:
         stem = f"leaderboard/{part.name.replace('/', '-')}"
-        texts[f"{stem}.csv"] = _united("leaderboard", frames["leaderboard"][1], [part])
+        own = part.frame("leaderboard")
+        columns = said(own, origin.columns(LEADERBOARD, own))
+        texts[f"{stem}.csv"] = _united("leaderboard", columns, [part])
         texts[f"{stem}.md"] = part.text("page.md")
         texts[f"{stem}.tex"] = part.text("page.tex")
     published = frames["published"][0]
@@ -177,8 +180,17 @@ def place(table: str) -> str:
 
 
 def _united(table: str, columns: list[Column], found: Sequence[Derived]) -> str:
+    """Kept texts are without columns that were added later, which few results need."""
     header = ",".join(names(columns)) + "\n"
-    return header + "".join(part.text(f"{table}.csv") for part in found)
+    if columns == plain(columns):
+        return header + "".join(part.text(f"{table}.csv") for part in found)
+    texts = (csv_text(_whole(part.frame(table), columns), columns) for part in found)
+    return header + "".join(text.partition("\n")[2] for text in texts)
+
+
+def _whole(frame: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
+    """With empty columns for what only other blocks say."""
+    return frame.assign(**{n: "" for n in names(columns) if n not in frame})
 
 
 def _parquet(frames: Tables) -> dict[str, bytes]:

@@ -167,7 +167,7 @@ def read_data(job: Job, place: Path, screen: Console) -> Data:
     with counting(screen, "reading images") as on_progress:
         found = data_of(options, on_progress)
     check_data(job.spec.data, found.identity)
-    return found
+    return found.without_test() if job.spec.is_trial else found
 
 
 def take_dense(job: Job, place: Path) -> bool:

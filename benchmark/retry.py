@@ -22,13 +22,13 @@ from benchmark.cli import (
 from benchmark.errors import BadInput
 from benchmark.files import check_writable
 from benchmark.grid import Grid, known_grids
+from benchmark.lanes import grid as cells_of
 from benchmark.launch import preflight, run_grid
 from benchmark.options import Options
 from benchmark.progress import counted, counting
 from benchmark.sender import on_site, submit_grid
 from benchmark.state import states
 from benchmark.store import Store
-from benchmark.sweep import expand
 from benchmark.tasks import data_of
 
 
@@ -61,7 +61,9 @@ def main(
             complain(f"{_name(grid)}: {error}")
             codes.append(BAD_INPUT)
     warn_of_damage(store.damaged(), screen)
-    if store.record_paths() or store.last_attempts():  # else there is nothing to show yet
+    if all(grid.options.lane == "trial" for grid in grids):
+        screen.print("Next: python -m benchmark.tune, as before, chooses by what is done")
+    elif store.record_paths() or store.last_attempts():  # else there is nothing to show yet
         report.build(results)
     return max(codes)
 
@@ -88,7 +90,7 @@ def _again(grid: Grid, store: Store, failed: bool, jobs: int | None, screen: Con
         return 0
     with counting(screen, "reading images") as on_progress:
         data = data_of(Options.model_validate(options), on_progress)
-    cells = expand(options, data)
+    cells = cells_of(options, data)
     ours, known = {c.spec.run_id for c in cells}, {w.key for w in grid.work}
     for work in (w for w in grid.work if w.key in left and w.kind == "cell"):
         if work.key not in ours:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,10 +15,12 @@ from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.estimate import is_done
 from benchmark.files import check_writable
+from benchmark.flags import options_of
 from benchmark.imported import with_imported
+from benchmark.lanes import grid
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import added_line, show_grid, show_list
-from benchmark.options import Options, options_from
+from benchmark.options import Options
 from benchmark.paired import CROSSED_SEEDS
 from benchmark.preflight import report as report_on
 from benchmark.preflight import summary
@@ -28,7 +29,7 @@ from benchmark.progress import counting
 from benchmark.sender import at_once, on_site, on_the_way, rehearse_grid, submit_grid, wait_for
 from benchmark.state import OPEN
 from benchmark.store import Store
-from benchmark.sweep import Cell, expand, find_methods
+from benchmark.sweep import Cell, find_methods
 from benchmark.tasks import data_of
 
 
@@ -56,6 +57,10 @@ def main(
     ] = None,
     scope: Annotated[str | None, typer.Option(help="inner, or all (residual streams too).")] = None,
     track: Annotated[str | None, typer.Option(help="common, total or paper.")] = None,
+    lane: Annotated[
+        str | None, typer.Option(help="default, or tuned: values that benchmark.tune chose.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="That tune each method. Default 8.")] = None,
     preset: Annotated[str | None, typer.Option(help="demo, quick (CPU) or full (GPU).")] = None,
     reconstruct: Annotated[
         str | None, typer.Option(help="none, ls, or both as none,ls: refit weights.")
@@ -126,26 +131,23 @@ def main(
     Example: python -m benchmark.run --methods whitebox,hrank --arch resnet20 --dataset digits
     --preset demo
     """
-    words = {k: v for k, v in locals().items() if v is not None}
-    for name in ("config", "dry_run", "list_", "set_", "wait"):
-        words.pop(name, None)
-    if compile_ is not None:
-        words["compile"] = words.pop("compile_")
+    words = locals()
     screen = console()
     if list_ is not None:
         show_list(list_, screen)
         return DONE
-    words |= _lists(words) | ({"set": dict(map(_setting, set_))} if set_ else {})
-    return run(options_from(words, config), dry_run, screen, wait)
+    return run(options_of(words), dry_run, screen, wait)
 
 
 def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) -> int:
     """The whole job; returns the exit code."""
+    if options.lane == "trial":
+        raise BadInput("--lane trial: trials are made by python -m benchmark.tune")
     options = on_site(options)
     check_writable(options.results)
     extratest.check_names(options.extra_test)
     from_library, options = options.pretrained, with_pretrained(options)
-    data = _load(options, screen)
+    data = load(options, screen)
     if from_library and (note := normalisation_note(options.arch, data.identity)):
         screen.print(note, highlight=False, soft_wrap=True)
     for name, folder in options.extra_test.items():  # a strange one is answered now
@@ -153,7 +155,7 @@ def run(options: Options, dry_run: bool, screen: Console, wait: bool = False) ->
     options, remarks = with_imported(options, find_methods(options.methods), data.identity)
     for line in remarks:
         screen.print(line, highlight=False, soft_wrap=True)
-    cells = expand(options, data)
+    cells = grid(options, data)
     runnable = [c for c in cells if not c.blocked]
     jobs = at_once(options)
     if runnable:
@@ -246,38 +248,10 @@ def hints(options: Options, failed: int) -> list[str]:
     return found
 
 
-def _load(options: Options, screen: Console) -> Data:
+def load(options: Options, screen: Console) -> Data:
+    """The images, with a bar while files are read."""
     with counting(screen, "reading images") as on_progress:
         return data_of(options, on_progress)
-
-
-def _lists(words: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if "extra_test" in words:
-        found["extra_test"] = extratest.named(words["extra_test"])
-    for name in ("methods", "reconstruct", "preparation", "schedule"):
-        if name in words:
-            found[name] = [w.strip() for w in words[name].split(",") if w.strip()]
-    for name, kind in (("flops_reduction", float), ("seeds", int)):
-        if name in words:
-            try:
-                found[name] = [kind(w) for w in words[name].split(",")]
-            except ValueError as error:
-                flag = "--" + name.replace("_", "-")
-                raise BadInput(f"{flag} {words[name]}: give numbers, as 0,1,2") from error
-    return found
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise BadInput(f"--set {text}: write OWNER.FIELD=VALUE, as whitebox.mask_epochs=5")
-    if value in ("true", "false"):
-        return key, value == "true"
-    try:
-        return key, ast.literal_eval(value)  # numbers and tuples; nothing is executed
-    except (ValueError, SyntaxError):
-        return key, value
 
 
 if __name__ == "__main__":

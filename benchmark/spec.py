@@ -31,6 +31,8 @@ Allocation = Literal["global", "uniform", "listed", "none"]
 Precision = Literal["fp32", "bf16"]
 ONE_SHOT, LAYERWISE = "one-shot", "layerwise"
 SCHEDULES = r"^(one-shot|layerwise|iterative:([2-9]|[1-9][0-9]))$"
+Lane = Literal["default", "tuned", "trial"]
+RATE = "recovery.lr"  # the one value that is tuned and is not a method's own
 
 HARMLESS = {str, int, float, type(None)}  # most of what a record holds: the quick way out
 
@@ -120,10 +122,14 @@ class RunSpec(Frozen):
     `rounds.py`). `replicas`: parts into which each training batch is
     cut, each with batch-norm statistics of its own unless `sync_bn`. As many processes, one per
     GPU, work on them at once, or one in turn.
+
+    `lane`: values of the paper or card (default), or those that so many validation-only `trials`
+    of each method chose (tuned), or one of these trials, which stands in no table. `tuned` names
+    these values: `recovery.lr`, and fields of the method.
     """
 
     ADDED_LATER: ClassVar[frozenset[str]] = frozenset(
-        {"replicas", "sync_bn", "round_to", "schedule"}
+        {"replicas", "sync_bn", "round_to", "schedule", "lane", "trials", "tuned"}
     )
 
     protocol: int = PROTOCOL
@@ -148,6 +154,9 @@ class RunSpec(Frozen):
     threads: int = Field(1, ge=1)
     replicas: int = Field(1, ge=1)
     sync_bn: bool = False
+    lane: Lane = "default"
+    trials: int = Field(0, ge=0)
+    tuned: tuple[str, ...] = ()
     seeds: Seeds
 
     @model_validator(mode="after")
@@ -156,6 +165,12 @@ class RunSpec(Frozen):
             raise ValueError("a baseline recipe belongs to start = baseline, and only there")
         if (self.allocation == "listed") != bool(self.rates):
             raise ValueError("rates belong to allocation = listed, and only there")
+        if (self.lane != "default") != bool(self.tuned):
+            raise ValueError("what is tuned belongs to the lanes tuned and trial, and only there")
+        if (self.lane == "tuned") != bool(self.trials):
+            raise ValueError("a number of trials belongs to lane = tuned, and only there")
+        if not set(self.tuned) <= {RATE, *self.method.params}:
+            raise ValueError("what is tuned must be values of the run")
         return self
 
     @cached_property
@@ -186,6 +201,17 @@ class RunSpec(Frozen):
         rounds = f" {self.schedule}" if self.in_rounds else ""
         free = " (preparation free)" if self.preparation == "free" else ""
         return f"{self.method.label}{ls}{rounds}{free}"
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is judged on validation images alone, and stands in no table."""
+        return self.lane == "trial"
+
+    @property
+    def tuned_values(self) -> dict[str, Any]:
+        """Of what is tuned, by name."""
+        known = self.method.params | {RATE: self.recovery.lr}
+        return {name: known[name] for name in self.tuned}
 
     @property
     def folder(self) -> str:

@@ -15,6 +15,7 @@ from benchmark.record import RunRecord
 from benchmark.runlog import last_line
 from benchmark.store import Store
 from benchmark.submissions import NOTHING, Coverage, coverage, saying
+from benchmark.wording import top1
 
 State = Literal[
     "running", "waiting", "queued", "interrupted", "damaged", "failed", "to do", "done", "n/a",
@@ -157,7 +158,7 @@ def _line(work: Planned, store: Store) -> str:
 def done_line(record: RunRecord) -> str:
     """Accuracy and cost of a finished run."""
     return (
-        f"{100 * record.final.test_top1:.2f} % test top-1 with "
+        f"{top1(record.spec, record.final.test_top1)} with "
         f"{100 * record.flops_reduction:.1f} % of the FLOPs removed, "
         f"in {duration(record.seconds)}"
     )

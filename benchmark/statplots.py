@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from benchmark import findings, frames, tables
 from benchmark.across import SETTING
 from benchmark.block import Block
+from benchmark.column import later
 from benchmark.granted import NOT_CLAIMED, PAYS
+from benchmark.lanecolumns import named
 from benchmark.looks import Look, appearances, wrapped
 from benchmark.matchups import REFERENCES
 from benchmark.paired import CONDITIONAL, MARGIN
@@ -117,7 +119,7 @@ def profile_figures(
     leaderboards of all blocks, which tell how methods look."""
     for _, part in profiles.groupby(list(SETTING), sort=True, dropna=False):
         setting = {name: part.iloc[0][name] for name in SETTING}
-        text = [str(value) for value in setting.values()]
+        text = [str(value) for value in later(setting, SETTING)]
         stem = f"profiles-{setting['track']}-{digest(text, 6)}"
         yield stem, "Performance profiles over all cells", profile(part, board)
 
@@ -144,7 +146,7 @@ def profile(part: pd.DataFrame, board: pd.DataFrame) -> Figure:
     first = part.iloc[0]
     what = (
         f"Performance profiles over {first['cells']:.0f} cells of data, architecture and target: "
-        f"{first['track']} track, budget {first['budget_epochs']:g} epochs"
+        f"{first['track']} track{named(first)}, budget {first['budget_epochs']:g} epochs"
     )
     figure.suptitle(wrapped(what, 110), x=0.01, ha="left", fontsize="small")
     return figure

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-from benchmark import findings, origin
+from benchmark import findings, lanecolumns, origin
 from benchmark.columns import BEST_OF, Column
 from benchmark.frames import MIXED, MOST_FLOOR, SATURATED
 from benchmark.summaries import LEAST_SEEDS
@@ -86,8 +86,8 @@ TWO_LINES = {
     "FLOPs removed": "FLOPs\ncut", "Params removed": "Params\ncut", "BN recal.": "BN\nrecal.",
     "Final ± sd (n)": "Final\n± sd (n)", "Δ dense": "Δ\ndense",
 }  # fmt: skip
-PAGE = [METHOD, *FIGURES, INTERVAL, BEST_N, BEST, ORIGIN, MARKS]
-SOMETIMES = (INTERVAL, BEST_N, BEST, ORIGIN)  # where no row says it, there is no such column
+RARE: list[Show] = [INTERVAL, BEST_N, BEST, ORIGIN, *lanecolumns.SHOWN]
+PAGE = [METHOD, *FIGURES, *RARE, MARKS]
 
 
 def tables(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -107,7 +107,8 @@ def caption(part: pd.DataFrame) -> str:
     if first["track"] == "paper":
         budget = "each paper's own recipe"
     return (
-        f"{first['data']}, {first['arch']}: {first['track']} track, {budget}, "
+        f"{first['data']}, {first['arch']}: {first['track']} track{lanecolumns.named(first)}, "
+        f"{budget}, "
         f"{first['precision']}, scope {first['scope']}, protocol {first['protocol']:.0f} "
         f"(table {first['table']})"
     )
@@ -154,6 +155,7 @@ def notes(frame: pd.DataFrame, in_full: bool = True) -> list[str]:
          "from one checkpoint" + _overlap(frame) + "."),
         ("free" in set(frame["preparation"]), "Preparation free: masks and sparsity training were "
          "not charged; a difference counts only if its sign agrees with the charged row."),
+        ("tuned" in set(frame["lane"]), lanecolumns.NOTE),
         (bool(status - {"done"}), "Cells without a result are listed with their reason."),
     ]  # fmt: skip
     said = [text for holds, text in conditional if holds]
@@ -222,7 +224,7 @@ def markdown_page(
 def _said(shows: list[Show], part: pd.DataFrame) -> list[Show]:
     """What only some tables can say is left out where no row says it."""
     rows = [row for _, row in part.iterrows()]
-    return [show for show in shows if show not in SOMETIMES or any(map(show[1], rows))]
+    return [s for s in shows if s not in RARE or any(map(s[1], rows))]
 
 
 def _pipes(part: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from benchmark import archs, baseline, shifted
+from benchmark import archs, baseline, chosen, shifted
 from benchmark.checkpoint import quiet
 from benchmark.claims import Busy, take_for
 from benchmark.command import command_of
@@ -26,6 +26,7 @@ from benchmark.spec import RunSpec
 from benchmark.store import Store
 from benchmark.sweep import Cell
 from benchmark.team import ALONE, Team
+from benchmark.wording import figure, run_name, top1
 from methods import Entry, find
 from methods import build as build_method
 from methods.api import Unsupported
@@ -36,7 +37,7 @@ STOPPED_ANEW = (
 )
 DATA_FIELDS = (
     "dataset", "data_dir", "data_name", "image_size", "normalize", "track", "results", "workers",
-    "device", "executor",
+    "device", "executor", "lane",
 )  # fmt: skip
 
 Report = Callable[[str, str, int, int], None]  # cell, phase, done, total
@@ -59,12 +60,9 @@ class Task:
     @property
     def name(self) -> str:
         """Shown in progress lines."""
-        seed = f"seed {self.spec.seeds.run}"
         if self.kind == "dense":
-            return f"dense {self.spec.arch.name} {seed}"
-        cut = self.spec.flops_reduction
-        target = f" at {100 * cut:g} %" if cut else ""
-        return f"{self.spec.name}{target} {seed}"
+            return f"dense {self.spec.arch.name} seed {self.spec.seeds.run}"
+        return run_name(self.spec)
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def data_of(options: Options, on_progress: Callable[[int, int], None] | None = N
         data_name=options.data_name,
         image_size=options.image_size,
         normalize=options.normalize,
-        cache_dir=options.results / "stages",
+        cache_dir=options.home / "stages",
         validation=options.track != "paper",
         workers=options.decoders(),
         on_progress=on_progress,
@@ -195,11 +193,10 @@ def _do(
             record = store.read(task.spec)
         else:
             record = run_one(task.spec, entry_of(task), context)
-            said(f"done: {100 * record.final.test_top1:.2f} % test top-1 in {record.seconds:.1f} s")
+            accuracy = top1(task.spec, record.final.test_top1)
+            said(f"done: {accuracy} in {record.seconds:.1f} s")
         team.lead(lambda: shifted.after_run(task.spec, task.options.extra_test, context))
-    line = f"{task.name}: {100 * record.final.test_top1:.2f} % test top-1"
-    cut = f" with {100 * record.flops_reduction:.1f} % of the FLOPs removed"
-    return line + (cut if record.flops_reduction else "")
+    return f"{task.name}: {figure(record)}"
 
 
 def entry_of(task: Task) -> Entry:
@@ -245,7 +242,8 @@ def _context(
         checkpoint_seconds=60 * options.checkpoint_minutes,
         stop=stop,
         team=team,
-    )
+        tuning=chosen.evidence(spec, options.home),
+    ).seen_by(spec)
 
 
 def _dense(task: Task, context: Context) -> str:
@@ -255,7 +253,7 @@ def _dense(task: Task, context: Context) -> str:
     test = context.data.test.source(spec.data, context.device)
     method = build_method(entry_of(task), spec.method.params)
     stage = dense_stage(spec, method, trainer, test, context)
-    return f"{task.name}: {100 * stage.facts['accuracy']['test_top1']:.2f} % test top-1"
+    return f"{task.name}: {top1(spec, stage.facts['accuracy']['test_top1'])}"
 
 
 def is_finished(spec: RunSpec, options: Options) -> bool:

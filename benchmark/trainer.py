@@ -22,7 +22,7 @@ from benchmark.errors import Stopped, never
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.noise import keyed_uniform
-from benchmark.phase import Diverged, EpochMemory, EpochRow, Maker, Phase, trained_only
+from benchmark.phase import DIVERGED, Diverged, EpochMemory, EpochRow, Maker, Phase, trained_only
 from benchmark.schedule import Schedule, even, make_optimizer, order_of, phase_seed, rate_at
 from benchmark.sources import Source
 from benchmark.spec import Precision, Recipe
@@ -251,7 +251,7 @@ class Trainer:
         mean = float(self.team.sum(run.loss).sum()) / images
         run.clock()
         if not math.isfinite(mean):
-            raise Diverged(f"diverged: the loss is not finite in epoch {epoch + 1} of {run.name}")
+            raise Diverged(f"{DIVERGED}the loss is not finite in epoch {epoch + 1} of {run.name}")
         val = self.accuracy(run.net) if run.validate and len(self.val) else None
         done = run.images / len(self.train)
         row = EpochRow(run.name, done, run.images, rate, mean, val)

@@ -138,7 +138,10 @@ def test_fields_that_were_added_later_keep_old_run_ids_while_they_hold_their_def
 
 def test_todays_run_ids_leave_out_what_was_added_later_and_nothing_else() -> None:
     spec = synthetic.spec("l1norm", 0)
-    later_fields = {"replicas": 1, "sync_bn": False, "round_to": 1, "schedule": "one-shot"}
+    later_fields = {
+        "replicas": 1, "sync_bn": False, "round_to": 1, "schedule": "one-shot", "lane": "default",
+        "trials": 0, "tuned": [],
+    }  # fmt: skip
     of_recipe = {"loss": "ce", "loss_weight": None, "loss_margin": None}
     of_arch, of_data = {"source": ""}, {"pipeline": "pad-crop", "eval_resize": 0}
     assert later_fields.keys() == RunSpec.ADDED_LATER
@@ -158,6 +161,9 @@ def test_todays_run_ids_leave_out_what_was_added_later_and_nothing_else() -> Non
         "schedule": "layerwise",
         "arch": arch,
         "data": data,
+        "lane": "tuned",
+        "trials": 8,
+        "tuned": ("recovery.lr",),
     }
     losing = {"loss": "cc", "loss_weight": 0.5, "loss_margin": 0.5}
     changes["recovery"] = spec.recovery.model_copy(update=losing)

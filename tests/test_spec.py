@@ -68,6 +68,9 @@ CHANGES: list[dict[str, Any]] = [
     {"threads": 2},
     {"replicas": 2},
     {"sync_bn": True},
+    {"lane": "trial", "tuned": ("recovery.lr",)},
+    {"lane": "tuned", "tuned": ("recovery.lr",), "trials": 8},
+    {"lane": "tuned", "tuned": ("recovery.lr",), "trials": 3},
     {"seeds": Seeds(dense=0, run=1)},
     {"seeds": Seeds(dense=1, run=0)},
 ]
@@ -110,6 +113,23 @@ def test_unknown_fields_and_contradictions_are_refused() -> None:
         make_spec(start=Start(kind="random"))  # keeps a baseline recipe
     with pytest.raises(ValidationError):
         make_spec(allocation="listed")  # without rates
+
+
+@pytest.mark.parametrize(
+    "lane",
+    [
+        {"lane": "tuned", "tuned": ("recovery.lr",)},  # by how many trials?
+        {"lane": "tuned", "trials": 8},
+        {"lane": "trial"},
+        {"lane": "trial", "tuned": ("recovery.lr",), "trials": 8},
+        {"lane": "trial", "tuned": ("mask_lr",)},  # no value of this run
+        {"tuned": ("recovery.lr",)},
+        {"trials": 8},
+    ],
+)
+def test_a_lane_says_what_is_tuned(lane: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        make_spec(**lane)
 
 
 json_values = st.recursive(
