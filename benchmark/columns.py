@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.differences import hardware_of
+from benchmark.lanes import scope_text
 from benchmark.record import RunRecord
 from benchmark.spec import RunSpec, canonical, digest, identity
 
@@ -66,7 +67,7 @@ SPEC: list[tuple[Column, Callable[[RunSpec], Any]]] = [
             0), lambda s: s.replicas),
     (Column("sync_bn", "1: batch norm over all parts together", "", 0), lambda s: int(s.sync_bn)),
     (Column("scope", "inner: groups with one writer outside the residual stream; all: every group"),
-     lambda s: s.scope),
+     scope_text),
     (Column("start", "where the run starts: baseline, checkpoint or random initialisation"),
      lambda s: s.start.kind),
     (Column("checkpoint", "hash of the checkpoint, if it starts from one"),

@@ -36,18 +36,27 @@ def is_reference(entry: Entry) -> bool:
     return entry.card["card"].get("reference") is True
 
 
+def stands_in(entry: Entry, lane: str) -> bool:
+    """Whether it belongs beside rows with this kind of result: those of its own, and what removes
+    nothing beside all."""
+    return entry.result == lane or entry.cls.allocations == ("none",)
+
+
 def beside(asked: Sequence[tuple[Row, RunSpec]]) -> Iterator[Row]:
     """What belongs beside the rows of one target, which came out as these specs; some of it may be
     among them already. Where nothing is pruned there is nothing to control."""
     for row, _ in asked:
         yield from _both_budgets(row)
-    allocations = dict.fromkeys(s.allocation for _, s in asked if s.allocation != "none")
-    places = dict.fromkeys((row.target, row.seed) for row, _ in asked)
-    for target, seed in places:
-        for entry in suite():
-            for allocation in allocations:
-                for row in _with_reconstruction(Row(entry, target, seed)):
-                    yield from _both_budgets(replace(row, allocation=_nearest(entry, allocation)))
+    for lane in dict.fromkeys(spec.result for _, spec in asked):
+        own = [(row, spec) for row, spec in asked if spec.result == lane]
+        allocations = dict.fromkeys(s.allocation for _, s in own if s.allocation != "none")
+        places = dict.fromkeys((row.target, row.seed) for row, _ in own)
+        for target, seed in places:
+            for entry in (e for e in suite() if stands_in(e, lane)):
+                for allocation in allocations:
+                    for row in _with_reconstruction(Row(entry, target, seed)):
+                        nearest = replace(row, allocation=_nearest(entry, allocation))
+                        yield from _both_budgets(nearest)
 
 
 def _both_budgets(row: Row) -> list[Row]:

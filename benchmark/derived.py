@@ -33,6 +33,7 @@ from benchmark import (
     costs,
     dissectplot,
     export,
+    lanetable,
     looks,
     optimism,
     page,
@@ -84,8 +85,9 @@ TABLES = (
     Table("checklist", checklist.COLUMNS, lambda w: checklist.frame(w.block)),
     Table("published", against.COLUMNS, lambda w: against.published(w.block)),
     Table("robustness", robustness.COLUMNS, lambda w: robustness.robustness(w.block)),
+    Table("lanes", lanetable.COLUMNS, lambda w: lanetable.lanes(w.block)),
 )
-OPTIONAL = ("robustness",)  # no file where it has no rows: nobody measured it
+OPTIONAL = ("robustness", "lanes")  # no file where it has no rows: nobody measured, or ran, it
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ def derive(root: Path, name: str, draw: Drawn = "svg") -> Derived | None:
     with new_folder(folder) as draft:
         for table in TABLES:
             _write_table(draft, table, made[table.name])
-        for file, text in _texts(whole, pictures, made["robustness"]).items():
+        more = robustness.markdown(made["robustness"]) + lanetable.markdown(made["lanes"])
+        for file, text in _texts(whole, pictures, more).items():
             write_text(draft / file, text)
         facts: dict[str, Any] = seen | {"name": name, "pictures": [asdict(p) for p in pictures]}
         damaged = Store(root).damaged(name, whole.block.records)
@@ -163,7 +166,7 @@ def derive(root: Path, name: str, draw: Drawn = "svg") -> Derived | None:
     return Derived(folder, name, pictures, tuple(damaged), draw != "none", is_new=True)
 
 
-def _texts(whole: Whole, pictures: Sequence[Picture], extra: pd.DataFrame) -> dict[str, str]:
+def _texts(whole: Whole, pictures: Sequence[Picture], more: str) -> dict[str, str]:
     block, compared = whole.block, whole.study.comparisons
     links: dict[str, list[str]] = {}
     for picture in pictures:
@@ -171,7 +174,7 @@ def _texts(whole: Whole, pictures: Sequence[Picture], extra: pd.DataFrame) -> di
     title = f"{block.data}, {block.arch}"
     details = {run: page.detail(record) for run, record in block.records.items()}
     return {
-        "page.md": markdown_page(block.board, title, links, compared) + robustness.markdown(extra),
+        "page.md": markdown_page(block.board, title, links, compared) + more,
         "page.tex": latex_page(block.board, compared),
         "details.json": json.dumps(details, sort_keys=True),
     }

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmark import baseline, environment, flops, select
+from benchmark.became import Became, became, plan_digest
 from benchmark.context import (
     Context,
     budget_of,
@@ -22,7 +23,7 @@ from benchmark.encoding import encode, weights_digest
 from benchmark.latency import latency
 from benchmark.ledger import Ledger
 from benchmark.network import Network
-from benchmark.planning import check_agreement, check_selection, make_plan
+from benchmark.planning import BadMethod, check_agreement, check_selection, make_plan
 from benchmark.reconstruct import reconstruct
 from benchmark.record import (
     Accuracy,
@@ -30,7 +31,7 @@ from benchmark.record import (
     Spent,
 )
 from benchmark.recovery import Outcome, read_start, recover, write_optimistic
-from benchmark.spec import RunSpec, digest
+from benchmark.spec import RunSpec
 from benchmark.store import Stage
 from benchmark.trainer import Trainer
 from methods import Entry
@@ -56,13 +57,15 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     if spec.reconstruct == "ls":
         judged = net.copy()  # the choice is judged on the weights it was made on
         reconstruct(net, plan, trainer)
-    pruned = net.remove(plan)
-    price = flops.cost(pruned, baseline.example(spec))
-    _check_price(net, plan, price)
-    context.log(f"pruned: {_removed(price, dense.cost)} of the FLOPs removed")
+    made = became(net, plan)
+    _check_result(made, spec)
+    pruned = made.model
+    executed = flops.cost(pruned, baseline.example(spec))
+    context.log(f"pruned: {_removed(made.price(executed), dense.cost)} of the FLOPs removed")
     trainer.checkpoints = checkpoints_of(context, "recovery", _recovery_name(spec, context))
-    outcome = recover(spec, pruned, price, trainer, test, context)
+    outcome = recover(spec, pruned, executed, trainer, test, context)
     outcome.arrays = arrays | outcome.arrays
+    price, counted = context.team.lead(lambda: made.measured(executed, test))
     record = RunRecord(
         run_id=spec.run_id,
         spec=spec,
@@ -73,7 +76,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         flops_reduction=1 - price.macs / dense.cost.macs,
         params_reduction=1 - price.params / dense.cost.params,
         **_width_facts(net, plan, budget),
-        plan=digest({g: list(k) for g, k in plan.keep.items()}),
+        plan=plan_digest(plan),
         weights=weights_digest(pruned.state_dict()),
         before_recovery=outcome.before,
         recalibrated=outcome.recalibrated,
@@ -84,6 +87,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         seed_agreement=check_agreement(spec, method, net, scores, plan, budget, context),
         tied_share=select.tied_share({n: scores[n] for n in net.layers}) if scores else None,
         method_facts=encode(trainer.notes),
+        counted=counted,
         spent=_spent(trainer.ledger),
         latency=context.team.lead(
             lambda: latency(net.dense(), pruned, baseline.example(spec).to(context.device))
@@ -130,10 +134,12 @@ def _labels_hash(data: Data) -> str:
     return hashlib.sha256(data.test.labels.numpy().tobytes()).hexdigest()[:16]
 
 
-def _check_price(net: Network, plan: Plan, price: flops.Cost) -> None:
-    analytic = net.macs(plan.widths())
-    if analytic != price.macs:
-        raise flops.CostMismatch(f"cost model says {analytic} MACs, fvcore {price.macs}")
+def _check_result(made: Became, spec: RunSpec) -> None:
+    if made.result != spec.result:
+        raise BadMethod(
+            f"{spec.method.label} says that its result is {spec.result}, its plan is one of "
+            f"{made.result}: see Method.result"
+        )
 
 
 def _width_facts(net: Network, plan: Plan, budget: Budget) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from benchmark import archtable
 from benchmark.data import NAMES
 from benchmark.errors import BadInput, NoProbe
 from benchmark.estimate import Forecast, forecast, is_done
+from benchmark.lanes import LANES
 from benchmark.options import Options
 from benchmark.probe import Seconds
 from benchmark.progress import counted
@@ -39,7 +40,9 @@ def _methods() -> Table:
     table = Table("name", "kind", "tracks", "allocation", "what it does")
     for label in all_names():
         entry = find(label)
-        kind = str(entry.card["card"].get("kind", "method"))
+        kind = ", ".join(
+            word for word in (entry.card["card"].get("kind", "method"), LANES[entry.result]) if word
+        )
         allocations = "/".join(entry.cls.allocations)
         summary = entry.card.get("variant", {}).get(entry.variant, {}).get("summary")
         table.add_row(label, kind, ",".join(entry.tracks), allocations, summary or docstring(entry))

@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from benchmark import select
+from benchmark.became import became, plan_of
 from benchmark.checkpoint import Moment, joined, part, seed_everything
 from benchmark.claims import take_for
 from benchmark.context import Context, checkpoints_of, make_trainer, start
@@ -84,7 +85,7 @@ def _check_plan(plan: object, net: Network, budget: Budget) -> None:
     _check_multiples(plan, net.limits(budget))
     dense = net.macs()
     unit = max(dense - net.macs({g.name: max(0, g.width - budget.round_to)}) for g in net.groups)
-    cut = 1 - net.macs(plan.widths()) / dense
+    cut = 1 - became(net, plan).macs / dense
     if cut < budget.macs_cut - max(select.TOLERANCE, 2 * unit / dense):
         raise BadMethod(
             f"the plan removes {100 * cut:.1f} % of the FLOPs, {100 * budget.macs_cut:.1f} % were "
@@ -137,12 +138,14 @@ def planned(
         plan = method.prune(net, budget, trainer)
         _check_plan(plan, net, budget)
         net.unmask()
-        return Moment({}, {group: [int(i) for i in kept] for group, kept in plan.keep.items()})
+        kept = {group: [int(i) for i in units] for group, units in plan.keep.items()}
+        return Moment(plan.tensors(), kept)
 
     content = spec.model_dump(mode="json", exclude={"reconstruct"})
     key = digest(content | {"data": identity(spec.data)})
     found = _once("plan", key, work, net, trainer, context)
-    return Plan({group: tuple(kept) for group, kept in sorted(found.facts.items())})
+    keep = {group: tuple(kept) for group, kept in sorted(found.facts.items())}
+    return plan_of(method, net, keep, found.tensors)
 
 
 def _once(

@@ -134,6 +134,7 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
     allocation = _allocation(row)
     prunes = allocation != "none"
     can_refit = prunes and start.kind != "random" and not method.refits
+    can_refit &= method.result == "channels"
     spec = RunSpec(
         track=options.track,
         method=_identity(entry, params),
@@ -142,6 +143,7 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
         start=start,
         allocation=allocation,
         scope=options.scope,
+        result=method.result,
         flops_reduction=(0.5 if row.target is None else row.target) if prunes else 0.0,
         min_width=options.min_width,
         round_to=options.round_to if prunes else 1,
@@ -174,7 +176,8 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
         base = card_recipe(recipe.get("baseline") or fallback, f"{place}.baseline")
         base = override(base, _settings(options, "baseline"), "baseline")
     params = _params(options, entry, recovery.epochs, recipe.get("params", {}))
-    spent = entry.cls.shares if build_method(entry, params).prepares else ()
+    method = build_method(entry, params)
+    spent = entry.cls.shares if method.prepares else ()
     prepared = sum(float(params[name]) for name in spent)
     rates = tuple(recipe.get("rates", ()))
     target = recipe.get("flops_reduction", 0.5) if row.target is None else row.target
@@ -187,6 +190,7 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
         allocation=recipe.get("allocation", entry.cls.allocations[0]),
         rates=rates,
         scope=options.scope,
+        result=method.result,
         flops_reduction=target,
         min_width=recipe.get("minimum_width", options.min_width),
         round_to=options.round_to,
@@ -214,6 +218,8 @@ def _blocked(options: Options, entry: Entry, spec: RunSpec) -> tuple[str, str]:
         return "the total track needs a GPU: a shortened imitation would mislead", "not run"
     if spec.allocation not in (*legal, "listed"):
         return f"{entry.label} supports the allocation {' or '.join(legal)} only", "n/a"
+    if spec.round_to > 1 and spec.result != "channels":
+        return f"--round-to: {entry.label} makes no width smaller; leave it at 1", "n/a"
     if spec.round_to > 1 and spec.allocation == "listed":
         return LISTS_ARE_NOT_ROUNDED, "n/a"
     if spec.round_to > 1 and not build_method(entry, spec.method.params).rounds:

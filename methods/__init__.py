@@ -22,10 +22,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from methods.api import Method
+from methods.api import Method, Result
 
 FOLDER = Path(__file__).parent
-SUPPORT = {"__init__", "api", "class_masks", "kit", "refit"}
+SUPPORT = {"__init__", "api", "class_masks", "gates", "kernels", "kit", "refit"}
 _FILE_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes the name of a folder
 _WORDS_OF_CARDS = {
     "kind": {"method", "control"},
@@ -78,6 +78,11 @@ class Entry:
         """`trained`, or `random` if the method trains from scratch."""
         own = "trained" if self.cls.trained_start else "random"
         return str(self._variant().get("start", own))
+
+    @property
+    def result(self) -> Result:
+        """What its plans make of a network."""
+        return build(self, self.params()).result
 
     @property
     def is_control(self) -> bool:
