@@ -12,6 +12,7 @@ from typing import Literal
 
 from benchmark.spec import RunSpec
 from methods import Entry, find, names
+from methods.api import Result
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,16 @@ class Row:
     allocation: Literal["method", "global", "uniform"] = "method"
 
 
-def suite() -> list[Entry]:
-    """The suite's controls, and the methods of reference, in the order of their names."""
-    return [e for e in map(find, names()) if e.is_control or is_reference(e)]
+def suite(lane: Result = "channels") -> list[Entry]:
+    """The suite's controls, and the methods of reference, in the order of their names: those that
+    belong beside rows with this kind of result. What removes nothing belongs beside all."""
+    known = [e for e in map(find, names()) if e.is_control or is_reference(e)]
+    return [e for e in known if e.result == lane or e.cls.allocations == ("none",)]
 
 
 def is_reference(entry: Entry) -> bool:
     """Whether every method is compared with it: it then stands there with reconstruction too."""
     return entry.card["card"].get("reference") is True
-
-
-def stands_in(entry: Entry, lane: str) -> bool:
-    """Whether it belongs beside rows with this kind of result: those of its own, and what removes
-    nothing beside all."""
-    return entry.result == lane or entry.cls.allocations == ("none",)
 
 
 def beside(asked: Sequence[tuple[Row, RunSpec]]) -> Iterator[Row]:
@@ -52,7 +49,7 @@ def beside(asked: Sequence[tuple[Row, RunSpec]]) -> Iterator[Row]:
         allocations = dict.fromkeys(s.allocation for _, s in own if s.allocation != "none")
         places = dict.fromkeys((row.target, row.seed) for row, _ in own)
         for target, seed in places:
-            for entry in (e for e in suite() if stands_in(e, lane)):
+            for entry in suite(lane):
                 for allocation in allocations:
                     for row in _with_reconstruction(Row(entry, target, seed)):
                         nearest = replace(row, allocation=_nearest(entry, allocation))

@@ -182,7 +182,9 @@ def twin_error(net: Network, plan: Plan, trainer: Trainer) -> float:
     randomise(net.traced)
     net.eval()
     x, _ = trainer.train.batch(torch.arange(4))
-    dense, (small, other) = net(x), twins.outputs(became(net, plan), x)
+    dense, made = net(x), became(net, plan)
+    twins.settle(made, trainer.train)
+    small, other = twins.outputs(made, x)
     error = twins.error(small, other)
     if not error <= TWIN:
         raise Broken(f"masked and smaller network differ by {error:.1e} of the largest logit")

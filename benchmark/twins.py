@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark import flops
+from benchmark import evaluation, flops
 from benchmark.became import Became, Gated, Sparse, macs_per_image
+from benchmark.sources import Source
 from benchmark.tracing import WEIGHTED
 from methods.api import Plan
 from methods.gates import attached
@@ -47,6 +48,15 @@ def outputs(made: Became, x: Tensor) -> tuple[Tensor, Tensor]:
 def error(ours: Tensor, twin: Tensor) -> float:
     """Largest difference, relative to the largest logit."""
     return float((twin - ours).abs().max() / ours.abs().max().clamp(min=1e-12))
+
+
+def settle(made: Became, images: Source) -> None:
+    """After weights were drawn at random: batch-norm statistics that fit them, where gates multiply
+    what they see, so that values would grow beyond all bounds from layer to layer."""
+    if isinstance(made, Gated):
+        half = len(images) // 2
+        with attached(made.net, made.plan.gates):
+            evaluation.recalibrate(made.net, images, torch.arange(2 * half), (half, half))
 
 
 def check_trained(made: Became) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -93,19 +93,18 @@ def gated_layers(net: Network) -> dict[str, ChannelGroup]:
     Raises:
         Unsupported: a suppressed channel would not stay 0 up to its readers, or shares its fate.
     """
-    found = {}
-    for group in net.groups:
-        layer = group.layers[0]
-        module = net.module(layer)
-        if len(group.layers) > 1:
-            raise Unsupported(f"{layer} shares its channels with other layers: use --scope inner")
-        if not isinstance(module, nn.Conv2d) or module.groups > 1:
-            raise Unsupported(f"{layer} is no convolution of all its inputs: it cannot be gated")
-        net.norm(layer)  # says why where there is none
-        found[layer] = group
     grouped = [n for n in net.convs if getattr(net.module(n), "groups", 1) > 1]
     if grouped:
         raise Unsupported(f"{grouped[0]} is a grouped convolution: what it makes of 0 is not 0")
+    found = {}
+    for group in net.groups:
+        layer = group.layers[0]
+        if len(group.layers) > 1:
+            raise Unsupported(f"{layer} shares its channels with other layers: use --scope inner")
+        if not isinstance(net.module(layer), nn.Conv2d):
+            raise Unsupported(f"{layer} is no convolution: it cannot be gated")
+        net.norm(layer)  # says why where there is none
+        found[layer] = group
     return found
 
 
@@ -149,12 +148,9 @@ def attached(net: Network, gates: Mapping[str, ChannelGate]) -> Iterator[None]:
         yield
 
 
-def channels_at(net: Network, density: float) -> dict[str, int]:
+def channels_at(groups: Mapping[str, ChannelGroup], density: float) -> dict[str, int]:
     """ceil(density x C) for each gated layer."""
-    return {
-        layer: math.ceil(round(density * group.width, 6))
-        for layer, group in gated_layers(net).items()
-    }
+    return {layer: math.ceil(round(density * g.width, 6)) for layer, g in groups.items()}
 
 
 def density_for(net: Network, gates: Mapping[str, ChannelGate], budget: Budget) -> float:
@@ -163,37 +159,39 @@ def density_for(net: Network, gates: Mapping[str, ChannelGate], budget: Budget) 
     Raises:
         Unsupported: the minimum width allows none.
     """
-    groups, dense = gated_layers(net), net.macs()
-    least = {n: max(1, int(budget.min_keep * g.width)) for n, g in groups.items()}
+    groups, price, dense = gated_layers(net), _prices(net, gates), net.macs()
 
-    def cut(density: float) -> float:
-        return 1 - gated_macs(net, gates, channels_at(net, density)) / dense
+    def cut(density: int) -> float:
+        return 1 - price(channels_at(groups, density / GRID)) / dense
 
-    lowest = max((least[n] / g.width for n, g in groups.items()), default=1.0)
-    low, high = math.ceil(lowest * GRID), GRID
-    if not groups or cut(low / GRID) < budget.macs_cut:
+    least = [max(1, int(budget.min_keep * g.width)) / g.width for g in groups.values()]
+    low, high = math.ceil(max(least, default=1.0) * GRID), GRID
+    if cut(low) < budget.macs_cut:
         raise Unsupported(
             f"FLOPs reduction {100 * budget.macs_cut:.1f} % is out of reach: with the minimum width"
-            f" gates can save at most {100 * cut(low / GRID):.1f} %; ask for less, or --min-width"
+            f" gates can save at most {100 * cut(low):.1f} %; ask for less, or use --min-width"
         )
     while low < high:  # cut falls with the density
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if cut(middle / GRID) >= budget.macs_cut else (low, middle - 1)
+        low, high = (middle, high) if cut(middle) >= budget.macs_cut else (low, middle - 1)
     return low / GRID
 
 
-def gated_macs(
-    net: Network, gates: Mapping[str, ChannelGate], channels: Mapping[str, int]
-) -> float:
-    """Of one image that uses so many channels of each gated layer, gates included."""
+def _prices(net: Network, gates: Mapping[str, ChannelGate]) -> Callable[[Mapping[str, int]], float]:
+    """What an image costs that uses so many channels of each gated layer, gates included."""
     groups = gated_layers(net)
-    total = float(net.macs({g.name: channels[n] for n, g in groups.items()}))
-    for layer, gate in gates.items():
-        weight = net.weight(layer)
-        off = sum(g.width - channels[n] for n, g in groups.items() if layer in g.readers)
-        positions = net.kernel_macs(layer) // weight[0, 0].numel()
-        total += float(gate.macs(torch.tensor(weight.shape[1] - off), positions))
-    return total
+    shapes = {n: (net.weight(n).shape, net.kernel_macs(n)) for n in gates}
+
+    def price(channels: Mapping[str, int]) -> float:
+        total = float(net.macs({g.name: channels[n] for n, g in groups.items()}))
+        for layer, gate in gates.items():
+            shape, scale = shapes[layer]
+            off = sum(g.width - channels[n] for n, g in groups.items() if layer in g.readers)
+            positions = scale // shape[2:].numel()
+            total += float(gate.macs(torch.tensor(shape[1] - off), positions))
+        return total
+
+    return price
 
 
 # ---- training ------------------------------------------------------------------------------------
@@ -224,9 +222,9 @@ def train(
     """Network and gates together, at densities that fall from 1 by `step`, for equal shares of the
     epochs; the last is the density that is wanted."""
     falling = [round(1 - step * i, 6) for i in range(math.ceil((1 - density) / step - 1e-9))]
-    ladder = [*falling, density]
+    ladder, groups = [*falling, density], gated_layers(net)
     with attached(net, gates):
         for own in ladder:
-            for layer, channels in channels_at(net, own).items():
+            for layer, channels in channels_at(groups, own).items():
                 gates[layer].channels.fill_(channels)
             trainer.fit(net, epochs / len(ladder))

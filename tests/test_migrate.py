@@ -138,7 +138,7 @@ def test_fields_that_were_added_later_keep_old_run_ids_while_they_hold_their_def
 
 def test_todays_run_ids_leave_out_what_was_added_later_and_nothing_else() -> None:
     spec = synthetic.spec("l1norm", 0)
-    later_fields = {"replicas": 1, "sync_bn": False, "round_to": 1}
+    later_fields = {"replicas": 1, "sync_bn": False, "round_to": 1, "result": "channels"}
     of_arch, of_data = {"source": ""}, {"pipeline": "pad-crop", "eval_resize": 0}
     assert later_fields.keys() == RunSpec.ADDED_LATER
     assert of_arch.keys() == ArchIdentity.ADDED_LATER
@@ -149,6 +149,7 @@ def test_todays_run_ids_leave_out_what_was_added_later_and_nothing_else() -> Non
     arch = spec.arch.model_copy(update={"source": "1234"})
     data = spec.data.model_copy(update={"pipeline": "resized-crop", "eval_resize": 9})
     changes = {"replicas": 2, "sync_bn": True, "round_to": 8, "arch": arch, "data": data}
+    changes |= {"result": "dynamic"}
     changed = spec.model_copy(update=changes)
     assert identity(changed) == changed.model_dump(mode="json")
 

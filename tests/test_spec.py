@@ -52,6 +52,7 @@ CHANGES: list[dict[str, Any]] = [
     {"flops_reduction": 0.51},
     {"min_width": 0.2},
     {"round_to": 8},
+    {"result": "kernels"},
     {"budget_epochs": 7},
     {"preparation": "free"},
     {"recovery": Recipe(epochs=6, lr=0.03)},
