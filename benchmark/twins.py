@@ -21,6 +21,9 @@ from benchmark.tracing import WEIGHTED
 from methods.api import Plan
 from methods.gates import attached
 
+FEW = 4
+SMALL = 0.1  # largest parameter of a gate in a network of random weights
+
 
 class Miscounted(Exception):
     """The cost is another one when it is counted by other means."""
@@ -28,7 +31,8 @@ class Miscounted(Exception):
 
 @torch.no_grad()
 def outputs(made: Became, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) of the network and of its twin for images (N, 3, H, W), both in eval mode.
+    """Logits (N, K) of the network and of its twin for images (N, 3, H, W), both in eval mode; of
+    gated networks for the first few.
 
     Raises:
         CostMismatch, Miscounted: what it costs is not what was said.
@@ -50,10 +54,14 @@ def error(ours: Tensor, twin: Tensor) -> float:
     return float((twin - ours).abs().max() / ours.abs().max().clamp(min=1e-12))
 
 
+@torch.no_grad()
 def settle(made: Became, images: Source) -> None:
-    """After weights were drawn at random: batch-norm statistics that fit them, where gates multiply
-    what they see, so that values would grow beyond all bounds from layer to layer."""
+    """After weights were drawn at random: gates multiply what they see, so that values would grow
+    beyond all bounds from layer to layer. They get small parameters, and the network batch-norm
+    statistics that fit."""
     if isinstance(made, Gated):
+        for parameter in (p for gate in made.plan.gates.values() for p in gate.parameters()):
+            parameter.mul_(SMALL / parameter.abs().max().clamp(min=SMALL))
         half = len(images) // 2
         with attached(made.net, made.plan.gates):
             evaluation.recalibrate(made.net, images, torch.arange(2 * half), (half, half))
@@ -98,11 +106,12 @@ def _adding_to(counted: list[int]) -> Callable[..., None]:
 
 
 def _with_channels_taken(made: Gated, x: Tensor) -> tuple[Tensor, Tensor]:
-    """One image at a time: batches of two sizes round differently, which may turn a choice."""
+    """One image at a time: batches of two sizes round differently, which may turn a choice. A few
+    images, since a network is built for each."""
     own, ours, twins = made.net.copy().eval(), [], []
     gates = dict(made.plan.gates)
     with attached(own, gates):
-        for image in x.split(1):
+        for image in x[:FEW].split(1):
             ours.append(own(image))
             active = {layer: gate.active.cpu() for layer, gate in gates.items()}
             used = {layer: a[0].nonzero()[:, 0].tolist() for layer, a in active.items()}
