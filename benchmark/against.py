@@ -173,8 +173,12 @@ def _reproduced(
 
 def _reductions(block: Block, runs: pd.DataFrame) -> dict[str, float]:
     """Mean over seeds by each rule; what cannot be counted for all of them is left out."""
+    records = [block.records[str(run)] for run in runs["run_id"]]
+    if any(record.counted for record in records):  # nothing is smaller: it counts in its own way
+        kernels = [record.flops_reduction for record in records if "kernels" in record.counted]
+        return {"kernels": 100 * sum(kernels) / len(kernels)} if kernels else {}
     found = {PHYSICAL: float(runs["flops_reduction"].mean())}
-    counted = [recount.of_run(block.records[str(run)]) for run in runs["run_id"]]
+    counted = [recount.of_run(record) for record in records]
     known = [c.reduction(OUTPUTS_ONLY) for c in counted if c is not None]
     if len(known) == len(counted):
         found[OUTPUTS_ONLY] = sum(known) / len(known)

@@ -18,6 +18,8 @@ def why_blocked(options: Options, entry: Entry, spec: RunSpec) -> tuple[str, str
         return "the total track needs a GPU: a shortened imitation would mislead", "not run"
     if spec.allocation not in (*legal, "listed"):
         return f"{entry.label} supports the allocation {' or '.join(legal)} only", "n/a"
+    if spec.round_to > 1 and spec.result != "channels":
+        return f"--round-to: {entry.label} makes no width smaller; leave it at 1", "n/a"
     if spec.round_to > 1 and spec.allocation == "listed":
         return LISTS_ARE_NOT_ROUNDED, "n/a"
     method = build_method(entry, spec.method.params)
@@ -36,6 +38,8 @@ def _not_in_rounds(entry: Entry, spec: RunSpec) -> str:
     """Why the run cannot prune in rounds; empty: it can, or need not."""
     if not spec.in_rounds:
         return ""
+    if spec.result != "channels":
+        return f"{entry.label} makes no network smaller, so rounds have nothing to start from"
     if spec.schedule == LAYERWISE and spec.allocation == "global":
         return "widths must be known before the first layer is pruned: use --allocation uniform"
     if spec.schedule == LAYERWISE and entry.cls.shares:

@@ -11,6 +11,7 @@ from typing import Any
 from benchmark import lanecolumns
 from benchmark.column import PERCENT, POINTS, Column
 from benchmark.differences import hardware_of
+from benchmark.kinds import scope_text
 from benchmark.record import RunRecord
 from benchmark.spec import RunSpec, digest, identity
 
@@ -48,7 +49,7 @@ SPEC: list[tuple[Column, Callable[[RunSpec], Any]]] = [
             0), lambda s: s.replicas),
     (Column("sync_bn", "1: batch norm over all parts together", "", 0), lambda s: int(s.sync_bn)),
     (Column("scope", "inner: groups with one writer outside the residual stream; all: every group"),
-     lambda s: s.scope),
+     scope_text),
     (Column("start", "where the run starts: baseline, checkpoint or random initialisation"),
      lambda s: s.start.kind),
     (Column("checkpoint", "hash of the checkpoint, if it starts from one"),

@@ -16,8 +16,9 @@ from typing import Literal
 
 import torch
 
-from benchmark import select
+from benchmark import select, twins
 from benchmark.archs import structure_hash
+from benchmark.became import became
 from benchmark.checkpoint import Checkpoints
 from benchmark.encoding import weights_digest
 from benchmark.ledger import FORWARD_SHARE
@@ -76,7 +77,7 @@ def target_is_reached(entry: Entry, bench: Bench) -> None:
         raise NotApplicable("it removes nothing")
     net, dense = done.net, done.net.macs()
     steps = [1 - net.macs({g.name: g.width - 1}) / dense for g in net.groups if g.width > 1]
-    reached = 1 - net.macs(done.plan.widths()) / dense
+    reached = 1 - became(net, done.plan).macs / dense
     if abs(reached - bench.macs_cut) > max(select.TOLERANCE, *steps):
         raise Broken(f"{100 * reached:.1f} % removed, asked for {100 * bench.macs_cut:.1f} %")
 
@@ -100,15 +101,12 @@ def budget_is_respected(entry: Entry, bench: Bench) -> None:
 
 @torch.no_grad()
 def masked_equals_removed(entry: Entry, bench: Bench) -> None:
-    """The network with masks computes what the smaller network computes."""
+    """The network with masks computes what the smaller network computes; what is not smaller has
+    a twin of its own (benchmark.twins)."""
     with torch.enable_grad():
         done = prune(entry, bench)
-    x = some_images(done.trainer)
-    small = done.net.remove(done.plan).eval()(x)
-    net = done.net.eval()
-    with net.gated(net.masks(done.plan), at="in"):
-        masked = net(x)
-    error = float((masked - small).abs().max() / small.abs().max().clamp(min=1e-12))
+    made = became(done.net, done.plan)
+    error = twins.error(*twins.outputs(made, some_images(done.trainer)))
     if not error <= TWIN:
         raise Broken(f"masked and removed network differ by {error:.1e} of the largest logit")
 

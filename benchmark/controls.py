@@ -12,6 +12,7 @@ from typing import Literal
 
 from benchmark.spec import ONE_SHOT, RunSpec
 from methods import Entry, find, names
+from methods.api import Result
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,11 @@ class Row:
     schedule: str = ONE_SHOT
 
 
-def suite() -> list[Entry]:
-    """The suite's controls, and the methods of reference, in the order of their names."""
-    return [e for e in map(find, names()) if e.is_control or is_reference(e)]
+def suite(lane: Result = "channels") -> list[Entry]:
+    """The suite's controls, and the methods of reference, in the order of their names: those that
+    belong beside rows with this kind of result. What removes nothing belongs beside all."""
+    known = [e for e in map(find, names()) if e.is_control or is_reference(e)]
+    return [e for e in known if e.result == lane or e.cls.allocations == ("none",)]
 
 
 def is_reference(entry: Entry) -> bool:
@@ -42,14 +45,16 @@ def beside(asked: Sequence[tuple[Row, RunSpec]]) -> Iterator[Row]:
     among them already. Where nothing is pruned there is nothing to control."""
     for row, _ in asked:
         yield from _both_budgets(row)
-    ways = dict.fromkeys((s.allocation, s.schedule) for _, s in asked if s.allocation != "none")
-    places = dict.fromkeys((row.target, row.seed) for row, _ in asked)
-    for target, seed in places:
-        for entry in suite():
-            for allocation, schedule in ways:
-                own = Row(entry, target, seed, allocation=_nearest(entry, allocation))
-                for row in _with_reconstruction(replace(own, schedule=schedule)):
-                    yield from _both_budgets(row)
+    for lane in dict.fromkeys(spec.result for _, spec in asked):
+        own = [(row, spec) for row, spec in asked if spec.result == lane]
+        ways = dict.fromkeys((s.allocation, s.schedule) for _, s in own if s.allocation != "none")
+        for target, seed in dict.fromkeys((row.target, row.seed) for row, _ in own):
+            for entry in suite(lane):
+                for allocation, schedule in ways:
+                    nearest = _nearest(entry, allocation)
+                    more = Row(entry, target, seed, allocation=nearest, schedule=schedule)
+                    for row in _with_reconstruction(more):
+                        yield from _both_budgets(row)
 
 
 def _both_budgets(row: Row) -> list[Row]:

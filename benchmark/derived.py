@@ -33,6 +33,7 @@ from benchmark import (
     costs,
     dissectplot,
     export,
+    lanetable,
     likeness,
     likenesspage,
     looks,
@@ -89,8 +90,9 @@ TABLES = (
     Table("published", against.COLUMNS, lambda w: against.published(w.block)),
     Table("robustness", robustness.COLUMNS, lambda w: robustness.robustness(w.block)),
     Table("similarity", likeness.COLUMNS, lambda w: likeness.similarity(w.block)),
+    Table("lanes", lanetable.COLUMNS, lambda w: lanetable.lanes(w.block)),
 )
-OPTIONAL = ("robustness", "similarity")  # no file where it has no rows
+OPTIONAL = ("robustness", "similarity", "lanes")  # no file where it has no rows
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ def _texts(
     return {
         "page.md": markdown_page(block.board, title, links, compared)
         + robustness.markdown(made["robustness"])
+        + lanetable.markdown(made["lanes"])
         + likenesspage.markdown(made["similarity"]),
         "page.tex": latex_page(block.board, compared),
         "details.json": json.dumps(details, sort_keys=True),

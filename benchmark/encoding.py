@@ -33,6 +33,20 @@ def decode(value: Any) -> np.ndarray:
     return raw.reshape(value["shape"]).astype(np.float32)
 
 
+def packed(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """JSON `masks` of those that hold truth: shape, and bits as `np.packbits` orders them, in
+    base64. Empty without any."""
+    masks = {
+        name: {
+            "shape": list(found.shape),
+            "bits": base64.b64encode(np.packbits(found.cpu().numpy()).tobytes()).decode(),
+        }
+        for name, found in sorted(tensors.items())
+        if found.dtype == torch.bool
+    }
+    return {"masks": masks} if masks else {}
+
+
 def curve_csv(rows: list[dict[str, Any]]) -> str:
     """One line per epoch; numbers as Python prints them."""
     columns = ["phase", "epoch", "images", "lr", "loss", "val_top1"]

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from benchmark import baseline, environment, flops, select
+from benchmark.became import Became, plan_digest
 from benchmark.context import (
     Context,
     budget_of,
@@ -24,6 +25,7 @@ from benchmark.encoding import encode, weights_digest
 from benchmark.latency import latency
 from benchmark.ledger import Ledger
 from benchmark.network import Network
+from benchmark.planning import BadMethod
 from benchmark.record import (
     Accuracy,
     RunRecord,
@@ -32,7 +34,7 @@ from benchmark.record import (
 from benchmark.recovery import Outcome, read_start, recover, write_optimistic
 from benchmark.rounds import choose
 from benchmark.selection import check_agreement, check_selection
-from benchmark.spec import RunSpec, digest
+from benchmark.spec import RunSpec
 from benchmark.store import Stage
 from benchmark.trainer import Trainer
 from methods import Entry
@@ -57,13 +59,15 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     budget = budget_of(spec, net)
     kept = checkpoints_of(context, "recovery", _recovery_name(spec, context))
     chosen = choose(spec, method, net, trainer, kept, context)
-    plan, pruned, scores = chosen.plan, chosen.pruned, chosen.scores
-    price = flops.cost(pruned, baseline.example(spec))
-    _check_price(net, plan, price)
-    context.log(f"pruned: {_removed(price, dense.cost)} of the FLOPs removed")
+    plan, made, scores = chosen.plan, chosen.made, chosen.scores
+    _check_result(made, spec)
+    pruned = made.model
+    executed = flops.cost(pruned, baseline.example(spec))
+    context.log(f"pruned: {_removed(made.price(executed), dense.cost)} of the FLOPs removed")
     trainer.checkpoints = kept
-    outcome = recover(spec, pruned, price, trainer, test, context)
+    outcome = recover(spec, pruned, executed, trainer, test, context)
     outcome.arrays = arrays | outcome.arrays
+    price, counted = context.team.lead(lambda: made.measured(executed, test))
     told = None if spec.is_trial else scores
     record = RunRecord(
         run_id=spec.run_id,
@@ -75,7 +79,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         flops_reduction=1 - price.macs / dense.cost.macs,
         params_reduction=1 - price.params / dense.cost.params,
         **_width_facts(net, plan, budget),
-        plan=digest({g: list(k) for g, k in plan.keep.items()}),
+        plan=plan_digest(plan),
         weights=weights_digest(pruned.state_dict()),
         before_recovery=outcome.before,
         recalibrated=outcome.recalibrated,
@@ -86,6 +90,7 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
         seed_agreement=check_agreement(spec, method, net, told, plan, budget, context),
         tied_share=select.tied_share({n: told[n] for n in net.layers}) if told else None,
         method_facts=encode(trainer.notes),
+        counted=counted,
         spent=_spent(trainer.ledger),
         latency=_latency(spec, net, pruned, context),
         predictions_order=_labels_hash(context.data),
@@ -138,10 +143,12 @@ def _labels_hash(data: Data) -> str:
     return hashlib.sha256(data.test.labels.numpy().tobytes()).hexdigest()[:16]
 
 
-def _check_price(net: Network, plan: Plan, price: flops.Cost) -> None:
-    analytic = net.macs(plan.widths())
-    if analytic != price.macs:
-        raise flops.CostMismatch(f"cost model says {analytic} MACs, fvcore {price.macs}")
+def _check_result(made: Became, spec: RunSpec) -> None:
+    if made.result != spec.result:
+        raise BadMethod(
+            f"{spec.method.label} says that its result is {spec.result}, its plan is one of "
+            f"{made.result}: see Method.result"
+        )
 
 
 def _width_facts(net: Network, plan: Plan, budget: Budget) -> dict[str, Any]:

@@ -167,7 +167,8 @@ def controls_present(view: View) -> Found:
     """For every target and allocation of the methods, by the nearest allocation a control has."""
     if view.track == "paper":
         return OWN_RECIPES
-    beside = suite()
+    lane = view.records[0].spec.result  # of the table
+    beside = [entry for entry in suite(lane) if entry.result == lane]
     missing = [
         f"no {entry.title} for {target:g} %, {allocation}"
         for target, allocation in _places(view, {entry.label for entry in beside})

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark import baseline
+from benchmark.became import became, plain_weights
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.network import Network
 from benchmark.record import RECORD, RunRecord, one_line, read_plan, read_record
 from benchmark.spec import RunSpec
 from benchmark.store import Stage, Store
-from methods.api import Plan
+from methods import build, find
+from methods.api import GatePlan, Plan
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,34 @@ def read_finished(folder: Path, root: Path) -> Finished:
 
 
 def rebuild(spec: RunSpec, plan: Plan) -> nn.Module:
-    """The architecture of the run with the planned channels removed; weights are random."""
-    return Network(baseline.new_model(spec), baseline.example(spec), spec.scope).remove(plan)
+    """The architecture of the run with the planned channels removed, or with the gates of its
+    method; weights are random.
+
+    Raises:
+        BadInput: the gates are those of a user's own method.
+    """
+    net = Network(baseline.new_model(spec), baseline.example(spec), spec.scope)
+    if spec.result != "dynamic":
+        return net.remove(plan)
+    if spec.method.source:
+        raise BadInput(
+            f"the gates of {spec.method.label} are in a file of your own: its networks cannot be "
+            "put together from here"
+        )
+    method = build(find(spec.method.label), spec.method.params)
+    return became(net, GatePlan({}, method.gates(net))).model
+
+
+def filled(spec: RunSpec, plan: Plan, weights: dict[str, Tensor]) -> nn.Module:
+    """The finished network of a run, in eval mode.
+
+    Raises:
+        LookupError, ValueError, RuntimeError: plan and weights do not fit.
+        BadInput: as `rebuild`.
+    """
+    model = rebuild(spec, plan)
+    model.load_state_dict(plain_weights(weights) if spec.result == "kernels" else weights)
+    return model.eval()
 
 
 def pruned_of(run: Finished, weights: Path | None = None) -> nn.Module:
@@ -57,7 +86,7 @@ def pruned_of(run: Finished, weights: Path | None = None) -> nn.Module:
     stage = _stage(place, "final", record.run_id, record.weights)
     if stage is None:
         raise BadInput(_lost("the pruned network", run, place))
-    return _filled(rebuild(record.spec, run.plan), stage, run)
+    return _checked(lambda: filled(record.spec, run.plan, stage.tensors), run)
 
 
 def dense_of(run: Finished, weights: Path | None = None) -> nn.Module | None:
@@ -76,7 +105,13 @@ def dense_of(run: Finished, weights: Path | None = None) -> nn.Module | None:
     stage = next((stage for stage in found if stage is not None), None)
     if stage is None:
         raise BadInput(_lost("the dense network", run, place))
-    return _filled(baseline.new_model(spec), stage, run)
+
+    def dense() -> nn.Module:
+        model = baseline.new_model(spec)
+        model.load_state_dict(stage.tensors)
+        return model.eval()
+
+    return _checked(dense, run)
 
 
 def _stage(store: Store, kind: str, key: str, digest: str) -> Stage | None:
@@ -88,13 +123,12 @@ def _stage(store: Store, kind: str, key: str, digest: str) -> Stage | None:
     return found if found is not None and weights_digest(found.tensors) == digest else None
 
 
-def _filled(model: nn.Module, stage: Stage, run: Finished) -> nn.Module:
+def _checked(make: Callable[[], nn.Module], run: Finished) -> nn.Module:
     try:
-        model.load_state_dict(stage.tensors)
+        return make()
     except (LookupError, ValueError, RuntimeError) as error:
         said = one_line(error)
         raise BadInput(f"plan and weights of run {run.record.run_id} do not fit: {said}") from error
-    return model.eval()
 
 
 def _lost(what: str, run: Finished, place: Store) -> str:

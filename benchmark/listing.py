@@ -11,6 +11,7 @@ from benchmark import archs, archtable
 from benchmark.data import NAMES, installed
 from benchmark.errors import BadInput, NoProbe
 from benchmark.estimate import Forecast, forecast, is_done
+from benchmark.kinds import LANES
 from benchmark.options import Options
 from benchmark.probe import Seconds
 from benchmark.progress import counted
@@ -45,7 +46,8 @@ def _methods() -> tuple[Table, list[str]]:
     table = Table("name", "kind", "tracks", "allocation", "what it does")
     theirs, problems = installed_methods()
     for entry in [*map(find, all_names()), *theirs]:
-        kind = str(entry.card["card"].get("kind", "method"))
+        words = (str(entry.card["card"].get("kind", "method")), LANES[entry.result])
+        kind = ", ".join(word for word in words if word)
         allocations = "/".join(entry.cls.allocations)
         table.add_row(entry.label, kind, ",".join(entry.tracks), allocations, _what(entry))
     return table, problems

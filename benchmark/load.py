@@ -14,7 +14,7 @@ from benchmark.column import said
 from benchmark.derived import TABLES, read_whole
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
-from benchmark.kept import rebuild
+from benchmark.kept import filled
 from benchmark.overall import COLUMNS, Frames
 from benchmark.record import RECORD, one_line, read_plan, read_record
 from benchmark.store import Stage, Store
@@ -67,7 +67,8 @@ def load_results(results: str | Path = "results") -> Results:
 def load_pruned(
     run: str | Path, results: str | Path = "results", arch: str | None = None
 ) -> nn.Module:
-    """The pruned, recovered network of a run, in eval mode.
+    """The pruned, recovered network of a run, in eval mode: of the original class, but for dynamic
+    runs, which are a traced network with its gates.
 
     `run` is a run id (or the start of one) or a run's folder. Inputs are (N, 3, S, S) normalised
     as `record.spec.data` says. A network from a file of your own is named again, as
@@ -90,11 +91,9 @@ def load_pruned(
     if arch is not None:
         archs.find(arch)
     try:
-        model = rebuild(record.spec, plan)
-        model.load_state_dict(weights.tensors)
+        return filled(record.spec, plan, weights.tensors)
     except (LookupError, ValueError, RuntimeError) as error:
         raise BadInput(f"plan and weights of {folder} do not fit: {one_line(error)}") from error
-    return model.eval()
 
 
 def find_run(run: str | Path, results: Path) -> Path:

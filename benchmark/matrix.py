@@ -20,8 +20,9 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
-from benchmark import archs, flops
+from benchmark import archs, twins
 from benchmark.archs import structure_hash
+from benchmark.became import became
 from benchmark.checkpoint import seed_everything
 from benchmark.cli import DONE, FAILED, console, run_app
 from benchmark.conformance import TWIN
@@ -40,7 +41,7 @@ from benchmark.sweep import find_methods
 from benchmark.trainer import Trainer
 from benchmark.trial import Bench, NotApplicable, prune
 from methods import Entry, all_names, find
-from methods.api import Unsupported
+from methods.api import Plan, Unsupported
 
 CLASSES, TRAIN, VAL, BATCH = 10, 64, 32, 16
 EPOCHS = 4.0  # 256 images: 64 train masks, 128 train scales, 12 are looked at
@@ -130,19 +131,17 @@ def run_cell(label: str, entry: Entry, bench: Bench) -> Cell:
         with at_most(MINUTES):
             done = prune(entry, bench, params=short)
         done.net.unmask()
-        losses = learn(done.net.remove(done.plan), bench.trainer(0))
+        made = became(done.net, done.plan)
+        losses = learn(made.model, bench.trainer(0))
+        twins.check_trained(made)
         twin = twin_error(done.net, done.plan, bench.trainer(0))
-        removed = done.net.remove(done.plan)
-        x, _ = bench.trainer(0).train.batch(torch.arange(1))
-        if done.net.macs(done.plan.widths()) != flops.cost(removed, x).macs:
-            raise Broken("analytic cost and fvcore differ")
     except (NotApplicable, Unsupported, Diverged) as reason:
         return Cell(*start, "no", str(reason))
     except TooSlow:
         return Cell(*start, "no", f"takes more than {MINUTES} min of CPU on these few images")
     except Exception as error:
         return Cell(*start, "broken", " ".join(f"{type(error).__name__}: {error}".split())[:300])
-    reached = 1 - done.net.macs(done.plan.widths()) / done.net.macs()
+    reached = 1 - made.macs / done.net.macs()
     return Cell(*start, "yes", "", round(reached, 4), float(f"{twin:.1e}"), *losses)
 
 
@@ -172,24 +171,24 @@ def learn(model: nn.Module, trainer: Trainer) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def twin_error(net: Network, plan: object, trainer: Trainer) -> float:
-    """Largest difference of the masked and the smaller network, with random weights everywhere,
-    relative to the largest logit.
+def twin_error(net: Network, plan: Plan, trainer: Trainer) -> float:
+    """Largest difference of the network and its twin (benchmark.twins), with random weights
+    everywhere, relative to the largest logit.
 
     Raises:
         Broken: it is too large, or pruning changes nothing, so that it says nothing.
+        CostMismatch, Miscounted: its cost is not what was said.
     """
     randomise(net.traced)
     net.eval()
     x, _ = trainer.train.batch(torch.arange(4))
-    small, dense = net.remove(plan).eval()(x), net(x)  # type: ignore[arg-type]
-    with net.gated(net.masks(plan), at="in"):  # type: ignore[arg-type]
-        masked = net(x)
-    largest = small.abs().max().clamp(min=1e-12)
-    error = float((masked - small).abs().max() / largest)
+    dense, made = net(x), became(net, plan)
+    twins.settle(made, trainer.train)
+    small, other = twins.outputs(made, x)
+    error = twins.error(small, other)
     if not error <= TWIN:
         raise Broken(f"masked and smaller network differ by {error:.1e} of the largest logit")
-    if float((dense - small).abs().max() / largest) < EFFECT:
+    if twins.error(small, dense) < EFFECT:
         raise Broken("pruning changes nothing")
     return error
 

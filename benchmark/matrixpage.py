@@ -28,7 +28,11 @@ def render(cells: Sequence[Cell]) -> str:
         "within its budget, the masked network equals the smaller one to 1e-5 with random weights, "
         "its analytic cost equals fvcore's exactly, and the smaller network's loss is finite and "
         "falls over five steps on one batch. `yes` says that all of it holds, a number points to "
-        "the reason why the method does not apply. Figures of every pair: `support.csv`.\n\n"
+        "the reason why the method does not apply. Methods that make no network smaller "
+        "([lanes.md](lanes.md)) are held to what they claim instead: masked kernels stay zero in "
+        "training, channels that a gate shuts are zero wherever they are read, and what is counted "
+        "is what another count, kernel by kernel or image by image, gives. Figures of every pair: "
+        "`support.csv`.\n\n"
     )
     return head + body(cells)
 

@@ -23,6 +23,7 @@ from benchmark.errors import BadInput
 from benchmark.files import check_writable
 from benchmark.forms import Form
 from benchmark.kept import Finished, read_finished
+from benchmark.kinds import LANES
 from benchmark.load import find_run
 from benchmark.options import Options, options_from
 from benchmark.progress import counting
@@ -207,6 +208,9 @@ def main(
         place = shlex.quote(str(results))
         say(f"Next: python -m benchmark.report --results {place} makes leaderboard/robustness.csv")
     for run in found if latency else []:
+        if lane := LANES[run.spec.result]:
+            say(f"run {run.record.run_id}: {lane}, so there is no smaller network to time")
+            continue
         say(f"run {run.record.run_id}: {run.spec.method.label} on {run.spec.arch.name}")
         measure_speed(run, request, screen, say)
     return DONE

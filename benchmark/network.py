@@ -196,6 +196,7 @@ class Network(nn.Module):
     def unmask(self) -> None:
         """Undo every `mask`."""
         self._take_out([n for n in self.traced.graph.nodes if str(n.target).startswith("gate_")])
+        self._gates = 0  # names of later gates do not tell what was there before
 
     def _insert(self, layer: str, gate: Gate, at: Site, through_add: bool) -> fx.Node:
         graph = self.traced.graph
@@ -314,6 +315,10 @@ class Network(nn.Module):
             inputs = sum(n * width[g] for g, n in term.inputs)
             total += term.scale * outputs * inputs // term.groups
         return total
+
+    def kernel_macs(self, layer: str) -> int:
+        """Multiply-accumulates of one 2-D kernel, of one weight of a linear layer on maps."""
+        return next(term.scale for term in self.terms if term.layer == layer)
 
     def limits(self, budget: Budget) -> select.Widths:
         """Full and smallest widths of the groups in scope."""

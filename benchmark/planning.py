@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmark import select
+from benchmark.became import became, plan_of
 from benchmark.checkpoint import Moment, joined, part, seed_everything
 from benchmark.claims import take_for
 from benchmark.context import Context, checkpoints_of
@@ -85,7 +86,7 @@ def _check_plan(plan: object, net: Network, budget: Budget) -> None:
     _check_multiples(plan, net.limits(budget))
     dense = net.macs()
     unit = max(dense - net.macs({g.name: max(0, g.width - budget.round_to)}) for g in net.groups)
-    cut = 1 - net.macs(plan.widths()) / dense
+    cut = 1 - became(net, plan).macs / dense
     if cut < budget.macs_cut - max(select.TOLERANCE, 2 * unit / dense):
         raise BadMethod(
             f"the plan removes {100 * cut:.1f} % of the FLOPs, {100 * budget.macs_cut:.1f} % were "
@@ -152,12 +153,14 @@ def planned(
         plan = method.prune(net, budget, trainer)
         _check_plan(plan, net, _owed(method, budget))
         net.unmask()
-        return Moment({}, {group: [int(i) for i in kept] for group, kept in plan.keep.items()})
+        kept = {group: [int(i) for i in units] for group, units in plan.keep.items()}
+        return Moment(plan.tensors(), kept)
 
     content = {k: v for k, v in identity(spec).items() if k not in {"reconstruct"} | LANE}
     key = digest(content if number == 1 else [number, content])
     found = _once("plan", key, work, net, trainer, context)
-    return Plan({group: tuple(kept) for group, kept in sorted(found.facts.items())})
+    keep = {group: tuple(kept) for group, kept in sorted(found.facts.items())}
+    return plan_of(method, net, keep, found.tensors)
 
 
 def _once(

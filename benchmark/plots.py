@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 
 from benchmark import maskplot, tables
 from benchmark.block import Block
+from benchmark.kinds import lane_of
 from benchmark.looks import MARKERS, Look, appearances, ordered_entries, wrapped
 from benchmark.record import RunRecord
 from benchmark.summaries import LEAST_SEEDS
@@ -44,7 +45,9 @@ def figures(block: Block) -> Iterator[tuple[str, str, str, Figure]]:
             "Accuracy before and after recovery",
             stages(part, looks),
         )
-        yield str(table), f"{stem}-widths", "Kept channels per layer", widths(own, block.records)
+        if not lane_of(first["scope"]):  # elsewhere all channels stay
+            drawn = widths(own, block.records)
+            yield str(table), f"{stem}-widths", "Kept channels per layer", drawn
         for cell, seeds in own.groupby("cell", sort=False):
             record = block.records[str(seeds.iloc[0]["run_id"])]
             if "class_masks" in record.method_facts:

@@ -98,13 +98,13 @@ class Work:
     @classmethod
     def of(cls, spec: RunSpec, data: Data, optimistic: bool, choices: int) -> Work:
         """`choices`: networks that the check of the choice judges."""
-        epoch = len(data.train)
+        epoch, cut = len(data.train), spec.flops_reduction * (spec.result == "channels")
         allowed = round(spec.budget_epochs * epoch)
         forward = int(FORWARD_SHARE * allowed)
         calibrated = min(epoch, forward, MOST_RECALIBRATION)
         read = spec.recovery.epochs * (len(data.val) + optimistic * len(data.test))
         judged = choices * (calibrated + len(data.val))
-        return cls(1 - spec.flops_reduction, allowed, forward, calibrated + read + judged)
+        return cls(1 - cut, allowed, forward, calibrated + read + judged)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ class RunRecord(Frozen):
     seed_agreement: SeedAgreement | None
     tied_share: float | None  # of channels whose score occurs twice in a layer
     method_facts: dict[str, Any]
+    counted: dict[str, Any] = Field(default_factory=dict)  # where nothing is smaller: its cost
     spent: Spent
     latency: dict[str, Any]
     predictions_order: str  # hash of the test split's labels in their order

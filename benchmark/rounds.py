@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from benchmark import baseline, flops
+from benchmark.became import Became, became
 from benchmark.checkpoint import Checkpoints
 from benchmark.context import Context, budget_of
 from benchmark.ledger import BudgetExceeded
@@ -31,7 +32,7 @@ class Chosen:
     round: the choices of several have no scores in common."""
 
     plan: Plan  # units of the dense network
-    pruned: nn.Module
+    made: Became
     scores: dict[str, Tensor] | None
     judged: Network
 
@@ -58,9 +59,9 @@ def choose(
         trainer.begin_round(number)
         plan, _ = make_plan(spec, method, net, _now(goal, dense, net), trainer, context, number)
         kept |= {group: tuple(kept[group][i] for i in stay) for group, stay in plan.keep.items()}
-        pruned = net.remove(plan)
         if number == len(steps):
             break
+        pruned = net.remove(plan)
         cut = 1 - net.macs(plan.widths()) / dense.macs()
         context.log(f"round {number} of {len(steps)}: {100 * cut:.2f} % of the FLOPs removed")
         trainer.checkpoints = checkpoints
@@ -69,7 +70,7 @@ def choose(
         net.to(context.device).eval()
         trainer.use(net)
     trainer.note("rounds", len(steps))
-    return Chosen(Plan(kept), pruned, None, net)
+    return Chosen(Plan(kept), became(net, plan), None, net)
 
 
 def _at_once(
@@ -80,7 +81,7 @@ def _at_once(
     if spec.reconstruct == "ls":
         judged = net.copy()  # the choice is judged on the weights it was made on
         reconstruct(net, plan, trainer)
-    return Chosen(plan, net.remove(plan), scores, judged)
+    return Chosen(plan, became(net, plan), scores, judged)
 
 
 def goals(spec: RunSpec, net: Network) -> Iterator[Budget]:

@@ -118,8 +118,9 @@ class Seeds(Frozen):
 class RunSpec(Frozen):
     """One cell at one seed.
 
-    `round_to`: kept widths are multiples of it. `schedule`: in how many rounds channels go (see
-    `rounds.py`). `replicas`: parts into which each training batch is
+    `result`: what becomes of the network; only `channels` makes it smaller. `round_to`: kept widths
+    are multiples of it. `schedule`: in how many rounds channels go (see `rounds.py`). `replicas`:
+    parts into which each training batch is
     cut, each with batch-norm statistics of its own unless `sync_bn`. As many processes, one per
     GPU, work on them at once, or one in turn.
 
@@ -129,7 +130,7 @@ class RunSpec(Frozen):
     """
 
     ADDED_LATER: ClassVar[frozenset[str]] = frozenset(
-        {"replicas", "sync_bn", "round_to", "schedule", "lane", "trials", "tuned"}
+        {"replicas", "sync_bn", "round_to", "schedule", "lane", "trials", "tuned", "result"}
     )
 
     protocol: int = PROTOCOL
@@ -141,6 +142,7 @@ class RunSpec(Frozen):
     allocation: Allocation
     rates: tuple[float, ...] = ()  # "listed": removed fraction per convolution, in forward order
     scope: Literal["inner", "all"]
+    result: Literal["channels", "kernels", "dynamic"] = "channels"
     flops_reduction: float = Field(ge=0, lt=1)
     min_width: float = Field(ge=0, lt=1)
     round_to: int = Field(1, ge=1)

@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmark.attempts import Attempt, read_attempts
 from benchmark.checkpoint import EVERY, Checkpoints, quiet
 from benchmark.claims import Claims
-from benchmark.encoding import curve_csv
+from benchmark.encoding import curve_csv, packed
 from benchmark.errors import BadInput, is_full
 from benchmark.files import (
     DRAFT,
@@ -138,7 +138,8 @@ class Store:
         with new_folder(folder) as draft:
             kept = {g: list(k) for g, k in plan.keep.items()}
             write_text(draft / RECORD, dump_json(record.model_dump(mode="json")))
-            write_text(draft / "plan.json", dump_json({"run_id": record.run_id, "keep": kept}))
+            content = {"run_id": record.run_id, "keep": kept} | packed(plan.tensors())
+            write_text(draft / "plan.json", dump_json(content))
             write_text(draft / "curve.csv", curve_csv(curve))
             with (draft / "predictions.npz").open("wb") as handle:
                 np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]

@@ -140,6 +140,7 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
     allocation = _allocation(row)
     prunes = allocation != "none"
     refits = start.kind == "random" or method.refits or schedule != ONE_SHOT
+    refits |= method.result != "channels"
     spec = RunSpec(
         track=options.track,
         method=_identity(entry, params),
@@ -148,6 +149,7 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
         start=start,
         allocation=allocation,
         scope=options.scope,
+        result=method.result,
         flops_reduction=(0.5 if row.target is None else row.target) if prunes else 0.0,
         min_width=options.min_width,
         round_to=options.round_to if prunes else 1,
@@ -181,7 +183,8 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
         base = card_recipe(recipe.get("baseline") or fallback, f"{place}.baseline")
         base = override(base, _settings(options, "baseline"), "baseline")
     params = _params(options, entry, recovery.epochs, recipe.get("params", {}))
-    spent = entry.cls.shares if build_method(entry, params).prepares else ()
+    method = build_method(entry, params)
+    spent = entry.cls.shares if method.prepares else ()
     prepared = sum(float(params[name]) for name in spent)
     rates = tuple(recipe.get("rates", ()))
     target = recipe.get("flops_reduction", 0.5) if row.target is None else row.target
@@ -194,6 +197,7 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
         allocation=recipe.get("allocation", entry.cls.allocations[0]),
         rates=rates,
         scope=options.scope,
+        result=method.result,
         flops_reduction=target,
         min_width=recipe.get("minimum_width", options.min_width),
         round_to=options.round_to,

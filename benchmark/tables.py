@@ -14,6 +14,7 @@ from tabulate import tabulate
 from benchmark import findings, lanecolumns, origin
 from benchmark.columns import BEST_OF, Column
 from benchmark.frames import MIXED, MOST_FLOOR, SATURATED
+from benchmark.kinds import NOTES, TITLES, lane_of
 from benchmark.summaries import LEAST_SEEDS
 from benchmark.texts import md, number, signed, tex, tex_cell
 
@@ -106,7 +107,8 @@ def caption(part: pd.DataFrame) -> str:
         budget = f"dense training {main['baseline_epochs']:g} epochs, {budget}"
     if first["track"] == "paper":
         budget = "each paper's own recipe"
-    return (
+    lane = TITLES.get(lane_of(first["scope"]))
+    return (f"{lane}: " if lane else "") + (
         f"{first['data']}, {first['arch']}: {first['track']} track{lanecolumns.named(first)}, "
         f"{budget}, "
         f"{first['precision']}, scope {first['scope']}, protocol {first['protocol']:.0f} "
@@ -130,6 +132,7 @@ def notes(frame: pd.DataFrame, in_full: bool = True) -> list[str]:
             f"Best of {BEST_OF}: what the best of {BEST_OF} such runs is expected to have.",
             *findings.best_notes(frame),
         ]
+    found += [NOTES[lane] for lane in NOTES if lane in set(frame["scope"].map(lane_of))]
     marks, status = "; ".join(frame["marks"]), set(frame["status"])
     conditional: list[tuple[bool, str]] = [
         (bool((frame["dense_mean"] > SATURATED).any()),

@@ -23,13 +23,13 @@ from types import ModuleType
 from typing import Any, Literal
 
 import methods.plugins as plugins
-from methods.api import Method
+from methods.api import Method, Result
 from methods.plugins import one_line
 
 FOLDER = Path(__file__).parent
 SUPPORT = {
-    "__init__", "api", "aux_heads", "class_masks", "exemplars", "genetic", "greedy", "kit",
-    "plugins", "refit", "wavelets",
+    "__init__", "api", "aux_heads", "class_masks", "exemplars", "gates", "genetic", "greedy",
+    "kernels", "kit", "plugins", "refit", "wavelets",
 }  # fmt: skip
 _FILE_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes the name of a folder
 _WORDS_OF_CARDS = {
@@ -90,6 +90,11 @@ class Entry:
         """`trained`, or `random` if the method trains from scratch."""
         own = "trained" if self.cls.trained_start else "random"
         return str(self._variant().get("start", own))
+
+    @property
+    def result(self) -> Result:
+        """What its plans make of a network."""
+        return build(self, self.params()).result
 
     @property
     def is_control(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -18,6 +18,9 @@ Scores = dict[str, Tensor]  # layer -> importance (C,), larger = keep
 Allocation = Literal["global", "uniform", "listed", "none"]
 Site = Literal["in", "conv", "norm", "act"]
 Gate = nn.Module  # forward(x (N, C, H, W), labels (N,)) -> same shape
+# What a plan makes of the network: a smaller one, one with single kernels at zero, or one that
+# chooses its channels for every image. The last two keep their shape: docs/lanes.md.
+Result = Literal["channels", "kernels", "dynamic"]
 
 
 class Unsupported(Exception):
@@ -49,6 +52,71 @@ class Plan:
     def widths(self) -> dict[str, int]:
         """Kept units per group."""
         return {group: len(kept) for group, kept in self.keep.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a plan that removes no channels holds instead."""
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class KernelPlan(Plan):
+    """No channel goes; single 2-D kernels are zero from now on. `kernels`: layer -> (C_out, C_in /
+    groups) bool, True stays. Layers that are absent keep all."""
+
+    kernels: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self.kernels)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KernelPlan) and _equal(self, other)
+
+
+class ChannelGate(nn.Module):
+    """Chooses, for every image, which channels of a convolution are computed."""
+
+    active: Tensor  # (N, C) bool: the choice for the images that passed last
+
+    @property
+    def most(self) -> int:
+        """The most channels that it lets through."""
+        raise NotImplementedError
+
+    def look(self, x: Tensor) -> None:
+        """See what the convolution reads, (N, C_in, H, W), before `forward` is called."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the convolution's batch norm gives, (N, C, H, W) -> the same, where channels that
+        are not active become 0 for good: no layer or activation up to the next readers may make
+        something else of them."""
+        raise NotImplementedError
+
+    def macs(self, inputs: Tensor, positions: int) -> Tensor:
+        """Multiply-accumulates of the gate itself, (N,), for images with so many (N,) active
+        channels in what the convolution reads. `positions`: of its output map."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class GatePlan(Plan):
+    """No channel goes; gates choose channels for every image. `gates`: by layer, as trained so
+    far."""
+
+    gates: Mapping[str, ChannelGate] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        parts = {layer: gate.state_dict() for layer, gate in self.gates.items()}
+        return {f"{layer}|{k}": v for layer, part in parts.items() for k, v in part.items()}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GatePlan) and _equal(self, other)
+
+
+def _equal(one: Plan, other: Plan) -> bool:
+    mine, yours = one.tensors(), other.tensors()
+    same = one.keep == other.keep and mine.keys() == yours.keys()
+    return same and all(torch.equal(mine[name], yours[name]) for name in mine)
 
 
 @dataclass(frozen=True)
@@ -170,7 +238,16 @@ class Network(Protocol):
         """Widths that meet the budget without scores (uniform or listed)."""
         ...
 
+    def group_scores(self, scores: Scores, comparable: bool) -> dict[str, Tensor]:
+        """Scores of units by group: mean over the layers that write it."""
+        ...
+
     def macs(self, widths: Mapping[str, int] | None = None) -> int: ...
+
+    def kernel_macs(self, layer: str) -> int:
+        """Multiply-accumulates of one 2-D kernel of the layer for one image."""
+        ...
+
     def copy(self) -> Network: ...
 
 
@@ -265,6 +342,17 @@ class Method:
         sets them, as a share of weights; then it belongs to the paper track, and what is reached is
         reported."""
         return True
+
+    @property
+    def result(self) -> Result:
+        """What its plan makes of the network: other results than `channels` have tables of their
+        own, and `prune` then returns a `KernelPlan` or a `GatePlan`."""
+        return "channels"
+
+    def gates(self, net: Any) -> Mapping[str, ChannelGate]:
+        """`dynamic`: new gates, in the form of those in its plan, and the network made ready for
+        them. Called again wherever the network is put together."""
+        raise NotImplementedError
 
     def score(self, net: Any, trainer: Any) -> Scores:
         """Door 1: importance (C,) of every prunable layer."""

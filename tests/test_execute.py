@@ -44,6 +44,7 @@ def make_spec(label: str = "l1norm", seed: int = 0, **changes: Any) -> RunSpec:
         "start": Start(kind="baseline"),
         "allocation": entry.cls.allocations[0],
         "scope": "inner",
+        "result": entry.result,
         "flops_reduction": 0.4,
         "min_width": 0.1,
         "budget_epochs": tiny.EPOCHS,

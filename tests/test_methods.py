@@ -226,7 +226,12 @@ EXCUSES = {  # nothing else may be skipped
     "epruner": {NO_SCORES},
     "filtersketch": {NO_SCORES, NO_CLAIM},
     "gwcs": {NO_SCORES, DRAWS},
+    "exp": {NO_SCORES, DRAWS},
+    "exp_filter": {NO_SCORES, DRAWS},
+    "fbs": {NO_SCORES, DRAWS},
     "random": {NO_CLAIM, DRAWS},
+    "random_gates": {NO_SCORES, NO_CLAIM, DRAWS},
+    "random_kernels": {NO_SCORES, NO_CLAIM, DRAWS},
     "whitebox": {DRAWS},
     "width_scaling": {NO_SCORES, NO_CLAIM},
 }

@@ -140,7 +140,7 @@ def test_todays_run_ids_leave_out_what_was_added_later_and_nothing_else() -> Non
     spec = synthetic.spec("l1norm", 0)
     later_fields = {
         "replicas": 1, "sync_bn": False, "round_to": 1, "schedule": "one-shot", "lane": "default",
-        "trials": 0, "tuned": [],
+        "trials": 0, "tuned": [], "result": "channels",
     }  # fmt: skip
     of_recipe = {"loss": "ce", "loss_weight": None, "loss_margin": None}
     of_arch, of_data = {"source": ""}, {"pipeline": "pad-crop", "eval_resize": 0}
@@ -164,6 +164,7 @@ def test_todays_run_ids_leave_out_what_was_added_later_and_nothing_else() -> Non
         "lane": "tuned",
         "trials": 8,
         "tuned": ("recovery.lr",),
+        "result": "dynamic",
     }
     losing = {"loss": "cc", "loss_weight": 0.5, "loss_margin": 0.5}
     changes["recovery"] = spec.recovery.model_copy(update=losing)

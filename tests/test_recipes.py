@@ -109,6 +109,9 @@ def test_every_target_can_be_met_and_every_list_fits(label: str, arch: str) -> N
         return
     for name in {"rates", "counted_rates"} & recipe.keys():
         assert len(recipe[name]) == len(net.convs)
+    if find(label).result == "kernels":
+        return  # a rate of kernels leaves every width as it is: tests/test_exp.py
+    for name in {"rates", "counted_rates"} & recipe.keys():
         for rate, layer in zip(recipe[name], net.convs, strict=True):
             conv = net.module(layer)
             assert isinstance(conv, nn.Conv2d)

@@ -54,6 +54,7 @@ CHANGES: list[dict[str, Any]] = [
     {"round_to": 8},
     {"schedule": "iterative:4"},
     {"schedule": "layerwise"},
+    {"result": "kernels"},
     {"budget_epochs": 7},
     {"preparation": "free"},
     {"recovery": Recipe(epochs=6, lr=0.03)},
