@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import flops, twins
-from benchmark.became import Gated, became, macs_per_image, used_channels
+from benchmark.became import Gated, became, macs_per_image, plan_of, used_channels
 from benchmark.network import Network
 from benchmark.sites import Mask
 from methods.api import Budget, ChannelGate, GatePlan, Plan, Unsupported
@@ -253,6 +253,16 @@ def test_a_wrong_meter_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(twins, "macs_per_image", of_dense)
     with pytest.raises(twins.Miscounted, match="fvcore counts"):
         twins.outputs(made, x)
+
+
+def test_a_plan_comes_back_from_its_tensors() -> None:
+    net, method = tiny.network(), FBS(gate_epochs=1.0)
+    plan = method.prune(net, Budget(0.3, 0.1, "uniform"), tiny.trainer())
+    again = plan_of(method, net, {}, plan.tensors())
+    assert again == plan
+    assert isinstance(again, GatePlan)
+    assert all(float(gate.weight.detach().abs().max()) > 0 for gate in again.gates.values())
+    assert again != GatePlan({}, gates_of(net))
 
 
 # ---- what cannot be gated ------------------------------------------------------------------------
