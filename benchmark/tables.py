@@ -110,8 +110,7 @@ def caption(part: pd.DataFrame) -> str:
     lane = TITLES.get(lane_of(first["scope"]))
     return (f"{lane}: " if lane else "") + (
         f"{first['data']}, {first['arch']}: {first['track']} track{lanecolumns.named(first)}, "
-        f"{budget}, "
-        f"{first['precision']}, scope {first['scope']}, protocol {first['protocol']:.0f} "
+        f"{budget}, {first['precision']}, scope {first['scope']}, protocol {first['protocol']:.0f} "
         f"(table {first['table']})"
     )
 
@@ -290,12 +289,12 @@ def _results(part: pd.DataFrame) -> Table:
             max_width=36 if name == "Method" else None,
         )
     controls = set(part.loc[part["control"] == 1, "entry"])
-    for cells in _shown(part, shows):
-        table.add_row(*map(Text, cells), style="dim" if cells[0] in controls else "")
+    for row in _shown(part, shows):
+        table.add_row(*map(Text, row), style="dim" if row[0] in controls else "")
     return table
 
 
 def _lost(frame: pd.DataFrame) -> list[str]:
     lost = frame[frame["reason"] != ""]
     rows = zip(lost["entry"], lost["target"], lost["reason"], strict=True)
-    return [f"{entry}, target {target:g} %: {reason}" for entry, target, reason in rows]
+    return [f"{who}, target {target:g} %: {reason}" for who, target, reason in rows]
