@@ -293,9 +293,14 @@ def test_units_of_several_filters_are_compared_as_one() -> None:
     torch.manual_seed(0)
     net = Network(Grouped(), torch.zeros(1, 3, tiny.SIZE, tiny.SIZE)).eval()
     plan = prune(net, Budget(0.4, 0.1, "global"))
+    method = CLRRNF()
+    scores = net.group_scores(method.score(net, tiny.trainer()), comparable=True)
     for group in net.groups:
         weight = net.weight(group.layers[0]).detach()
         units = torch.cat([weight[:4].flatten(1), weight[4:].flatten(1)], 1)
+        whole = levels(units) / method._scale(net)[group.layers[0]]
+        found = scores[group.name].sort(descending=True).values
+        torch.testing.assert_close(found, whole.double())
         kept = plan.keep[group.name]
         assert kept == tuple(sorted(nearest_first(units)[: len(kept)].tolist()))
     assert any(len(kept) < 4 for kept in plan.keep.values())

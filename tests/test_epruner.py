@@ -188,6 +188,26 @@ def widest_step(net: Network) -> float:
     return max(1 - net.macs({g.name: g.width - 1}) / dense for g in net.groups)
 
 
+def test_a_group_that_jumps_over_the_target_gets_a_number_of_its_own() -> None:
+    """Filters that are all as far from each other: all are exemplars, or one is."""
+    far, near = similar(np.eye(8)), similar(filters(8, 0))
+    assert (len(exemplars(far, 0.99)), len(exemplars(far, 1.01))) == (8, 1)
+    dense = {"before": near, "far": far, "after": near}
+
+    def macs(widths: dict[str, int]) -> int:
+        return sum({"before": 1, "far": 100, "after": 1}[n] * w for n, w in widths.items())
+
+    kept, widths, (low, high) = ap.solved(dense, dict.fromkeys(dense, 1), macs, 510)
+    assert low < 1 < high
+    assert widths["far"] == 5
+    assert kept == {
+        "before": exemplars(near, high), "far": tuple(range(8)), "after": exemplars(near, low),
+    }  # fmt: skip
+    states = list(ap.path({"a": (0, 1, 2, 3)}, {"a": 4}, {"a": (5,)}, {"a": 1}))
+    assert [w["a"] for _, w in states] == [4, 3, 2, 1]
+    assert [k["a"] for k, _ in states] == [(0, 1, 2, 3)] * 3 + [(5,)]
+
+
 @pytest.mark.parametrize("kind", ["resnet", "vgg"])
 @pytest.mark.parametrize("cut", [0.2, 0.5, 0.7])
 def test_the_target_is_met_to_half_a_unit(kind: Any, cut: float) -> None:

@@ -122,8 +122,11 @@ def test_the_kept_channels_of_a_run_give_its_accuracy_to_the_bit(
     back = {group: units[::-1] for group, units in kept.items()}
     (other,) = cells_of(results, written(tmp_path / "r.json", {"kept": back}))
     assert one.spec.run_id == other.spec.run_id == cell.spec.run_id
-    (third,) = cells_of(results, written(tmp_path / "o.json", HALF))
+    shifted = {g: [(u + 1) % record.dense_widths[g] for u in units] for g, units in kept.items()}
+    (third,) = cells_of(results, written(tmp_path / "o.json", {"kept": shifted}))
+    assert third.spec.flops_reduction == cell.spec.flops_reduction
     assert third.spec.run_id != cell.spec.run_id
+    assert go(third, results).plan != record.plan
 
 
 def test_widths_keep_the_largest_norms(results: Path, tmp_path: Path) -> None:

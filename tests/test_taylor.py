@@ -150,6 +150,7 @@ class Plain(nn.Module):
         self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 6)
         self.c, self.fixed = nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5, affine=False)
         self.fc = nn.Linear(5, tiny.CLASSES)
+        nn.init.constant_(self.fixed.running_mean, -0.2)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.silu(self.a(x))
