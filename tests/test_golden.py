@@ -29,7 +29,7 @@ METHODS = (
     "whitebox", "whitebox:joint", "whitebox:gain", "whitebox:count", "whitebox:spread", "hrank",
     "l1norm", "slimming", "slimming:sparse", "cpli", "random", "width_scaling", "dense_continue",
     "bnscale", "clr_rnf", "clr_rnf:official", "dcp", "dcp:official", "depgraph", "depgraph:sparse",
-    "epruner", "epruner:official", "exp", "exp_filter", "fbs", "filtersketch",
+    "epruner", "epruner:official", "exp", "fbs", "filtersketch",
     "filtersketch:official", "fpgm", "fpici", "gwcs", "hrankplus", "hrel", "hrel:official", "lamp",
     "random_gates", "random_kernels", "taylor", "taylor:weight", "wsp",
 )  # fmt: skip
