@@ -28,9 +28,9 @@ def render(cells: Sequence[Cell]) -> str:
         "within its budget, the masked network equals the smaller one to 1e-5 with random weights, "
         "its analytic cost equals fvcore's exactly, and the smaller network's loss is finite and "
         "falls over five steps on one batch. `yes` says that all of it holds, a number points to "
-        "the reason why the method does not apply. Methods that make no network smaller "
-        "([lanes.md](lanes.md)) are held to what they claim instead: masked kernels stay zero in "
-        "training, channels that a gate shuts are zero wherever they are read, and what is counted "
+        "the reason why the method does not apply, `-` that the pair was not run yet. Methods that "
+        "make no network smaller ([lanes.md](lanes.md)) are held to what they claim instead: "
+        "masked kernels stay zero in training, channels that a gate shuts are zero wherever they are read, and what is counted "
         "is what another count, kernel by kernel or image by image, gives. Figures of every pair: "
         "`support.csv`.\n\n"
     )
@@ -59,7 +59,21 @@ def readme_with(text: str, cells: Sequence[Cell]) -> str:
     pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
     if not pattern.search(text):
         raise BadInput(f"the page has no place for the table: add the lines {BEGIN} and {END}")
-    return pattern.sub(lambda _: f"{BEGIN}\n\n{body(cells)}\n{END}", text)
+    return pattern.sub(lambda _: f"{BEGIN}\n\n{summary(cells)}\n{END}", text)
+
+
+def summary(cells: Sequence[Cell]) -> str:
+    """How many architectures each method runs on; short enough for a front page."""
+    archs = {c.arch for c in cells}
+    lines = ["| method | runs on | does not apply to | not run yet |", "|---|---|---|---|"]
+    for method in sorted({c.method for c in cells}):
+        own = [c for c in cells if c.method == method]
+        others = ", ".join(_ordered({c.arch for c in own if c.supported == "no"}))
+        broken = sum(c.supported == "broken" for c in own)
+        yes = f"{len(own) - broken - sum(c.supported == 'no' for c in own)} of {len(archs)}"
+        yes += f", **{broken} broken**" if broken else ""
+        lines.append(f"| {method} | {yes} | {others} | {len(archs) - len(own) or ''} |")
+    return "\n".join([*lines, ""])
 
 
 def _ordered(names: Iterable[str]) -> list[str]:
