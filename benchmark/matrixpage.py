@@ -30,8 +30,8 @@ def render(cells: Sequence[Cell]) -> str:
         "falls over five steps on one batch. `yes` says that all of it holds, a number points to "
         "the reason why the method does not apply, `-` that the pair was not run yet. Methods that "
         "make no network smaller ([lanes.md](lanes.md)) are held to what they claim instead: "
-        "masked kernels stay zero in training, channels that a gate shuts are zero wherever they are "
-        "read, and what is counted is what another count, kernel by kernel or image by image, "
+        "masked kernels stay zero in training, channels that a gate shuts are zero wherever they "
+        "are read, and what is counted is what another count, kernel by kernel or image by image, "
         "gives. Figures of every pair: `support.csv`.\n\n"
     )
     return head + body(cells)
