@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 
-from benchmark import chosen, run, tune
+from benchmark import chosen, column, lanecolumns, run, tune
 from benchmark.cli import BAD_INPUT, console, invoke
 from benchmark.errors import BadInput
-from benchmark.lanes import TRIAL_SEED, Subject, grid, subjects
+from benchmark.lanes import DEFAULT_TRIALS, TRIAL_SEED, Subject, grid, subjects
 from benchmark.options import Options, options_from
 from benchmark.space import space_of
 from benchmark.spec import RATE
@@ -387,3 +388,26 @@ def test_a_schedule_is_tuned_by_trials_of_its_own(tmp_path: Path) -> None:
     tuned = grid(options(tmp_path, lane="tuned", controls=False, **words), tiny.data())
     assert [c.spec.schedule for c in tuned] == both
     assert [c.spec.method.params["mask_epochs"] for c in tuned] == [1.5, 0.75]
+
+
+PAGE = (Path(__file__).parents[1] / "docs/tuning.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_page_are_those_of_one_board(tmp_path: Path) -> None:
+    """What `tune` chooses by the first is what the second asks for."""
+    first, second = re.findall(r"^    python -m benchmark\.(?:tune|run) (.+)$", PAGE, re.MULTILINE)
+    assert second == f"{first} --lane tuned"
+    words = dict(pair.split(" ") for pair in first.removeprefix("--").split(" --"))
+    words = words | {"methods": [words["methods"]], "results": tmp_path}
+    cells = expand(options_from(words), tiny.data())
+    for cell in {c.entry.label: c for c in cells}.values():
+        choose(tmp_path, cell, 8)
+    assert len(grid(options_from(words | {"lane": "tuned"}), tiny.data())) == len(cells)
+
+
+def test_the_page_names_what_there_is() -> None:
+    assert f"Its seeds begin at {TRIAL_SEED}" in PAGE
+    assert f"instead of {DEFAULT_TRIALS}" in PAGE
+    ours = [c.name for c, _ in (*lanecolumns.LANE, *lanecolumns.VALUES, *lanecolumns.COST)]
+    assert set(ours) <= column.ADDED_LATER.keys()
+    assert [name for name in ours if f"`{name}`" not in PAGE] == []

@@ -25,6 +25,7 @@ from benchmark.execute import run_one
 from benchmark.lanes import grid, subjects
 from benchmark.load import load_results
 from benchmark.options import Options, options_from
+from benchmark.planning import scores_key
 from benchmark.record import RunRecord
 from benchmark.space import Space
 from benchmark.spec import RATE, RunSpec, Seeds
@@ -289,6 +290,25 @@ def test_rows_of_two_lanes_never_share_a_table() -> None:
     heads = [head for head, _ in tables.tables(board)]
     assert sum("tuned by 8 trials of each method" in head for head in heads) == 1
     assert sum("tuned" not in head for head in heads) == 1
+
+
+def test_methods_that_tune_other_values_share_a_board() -> None:
+    """How many values a method has to tune is its own affair."""
+    own = made.spec(
+        "slimming", params={"sparsity": 1e-4}, lane="tuned", trials=8, tuned=(RATE, "sparsity")
+    )
+    found = [tuned("l1norm", 0, 0.9, 0.1), made.record(own, 0.9, 0.92, tuning=TUNING)]
+    board = frames.leaderboard(frames.runs_frame(found))
+    assert board["board"].nunique() == board["table"].nunique() == 1
+
+
+def test_scores_are_shared_by_lanes() -> None:
+    """Who chose the values changes nothing in what is computed from them."""
+    plain = made.spec("hrank")
+    for lane in ({"lane": "trial"}, {"lane": "tuned", "trials": 8}):
+        other = made.spec("hrank", tuned=(RATE,), **lane)
+        assert scores_key(other) == scores_key(plain)
+        assert other.run_id != plain.run_id
 
 
 def test_rows_that_were_tuned_twice_are_told_apart() -> None:
