@@ -108,7 +108,10 @@ def test_a_method_file_whose_name_is_no_name_is_refused(stem: str, tmp_path: Pat
         ("card = 5", "has no title"),
         ("[card]\nsummary = 'x'", "has no title"),
         ("[card]\ntitle = 5", r"card\.title must be a str"),
-        ("[card]\ntitle = 'x'\nkind = 'king'", r"card\.kind must be among control, method"),
+        (
+            "[card]\ntitle = 'x'\nkind = 'king'",
+            r"card\.kind must be among control, imported, method",
+        ),
         ("[card]\ntitle = 'x'\ntracks = ['uncommon']", r"card\.tracks must be among common, "),
         ("variant = 3\n[card]\ntitle = 'x'", "variant must be a table of tables"),
         ("[card]\ntitle = 'x'\n[variant]\nv = 3", r"variant\.v must be a table"),

@@ -56,7 +56,9 @@ def of_method(label: str) -> dict[str, Any]:
     return {
         "revision": find(label).cls.revision,
         "keep": plan["keep"],
-        "weights": {k: float(v.double().abs().mean()) for k, v in weights.tensors.items()},
+        "weights": {
+            k: float(v.double().abs().mean()) for k, v in weights.tensors.items() if v.numel()
+        },
         "digest": record.weights,
     }
 

@@ -10,6 +10,7 @@ import tiny
 import torch
 from torch import Tensor
 
+from benchmark.cifar_resnet import CifarResNet
 from benchmark.network import Network
 from methods import gwcs
 from methods.api import Budget, Unsupported
@@ -239,7 +240,7 @@ def test_stages_are_the_sizes_of_maps() -> None:
 
 
 def tiny_resnet(depth: int) -> torch.nn.Module:
-    return tiny.CifarResNet(depth, tiny.CLASSES, width=8)
+    return CifarResNet(depth, tiny.CLASSES, width=8)
 
 
 def test_later_stages_see_what_earlier_ones_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 from benchmark.archs import build
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
-from benchmark.load import find_run, load_pruned, rebuild, run_id_of
+from benchmark.kept import rebuild
+from benchmark.load import find_run, load_pruned, run_id_of
 from benchmark.record import RunRecord, parse_json, parse_plan, read_plan, read_record
 from benchmark.store import Stage, Store
 from benchmark.weights import load_weights

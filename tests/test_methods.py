@@ -37,7 +37,7 @@ def bench() -> Bench:
 
 def test_every_file_is_a_method() -> None:
     expected = {"whitebox", "hrank", "l1norm", "slimming", "cpli"}
-    controls = {"random", "width_scaling", "dense_continue"}
+    controls = {"random", "width_scaling", "dense_continue", "random_gates", "random_kernels"}
     assert expected | controls <= set(names())
     assert names() == sorted(names())
     for label in all_names():
