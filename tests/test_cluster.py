@@ -106,11 +106,15 @@ def in_recovery(root: Path) -> Callable[[], bool]:
 
 @contextlib.contextmanager
 def stopped(root: Path) -> Iterator[Callable[[], bool]]:
-    """The cell's process stands still within the block; yields whether a warning waits for it."""
+    """The cell's process stands still within the block; yields whether a warning waits for it. With
+    some warnings SLURM sets it going again: then it has ended."""
     (claim,) = [c for c in Store(root).claims.all() if c.kind == "run"]
 
     def warned() -> bool:
-        lines = Path(f"/proc/{claim.pid}/status").read_text().splitlines()
+        try:
+            lines = Path(f"/proc/{claim.pid}/status").read_text().splitlines()
+        except OSError:
+            return True
         pending = [int(line.split()[1], 16) for line in lines if line.startswith("ShdPnd")]
         return bool(pending[0] >> (signal.SIGUSR2 - 1) & 1)
 
@@ -118,7 +122,8 @@ def stopped(root: Path) -> Iterator[Callable[[], bool]]:
     try:
         yield warned
     finally:
-        os.kill(claim.pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(claim.pid, signal.SIGCONT)
 
 
 def outcomes(root: Path) -> dict[str, Any]:
