@@ -109,6 +109,7 @@ def test_the_largest_output_is_the_nearest_mean() -> None:
     net = tiny.model()
     tiny.trainer().run_phase(net, tiny.RECIPE.model_copy(update={"loss": "lgm"}), "recovery")
     head, seen = losses.output_of(net, "lgm"), []
+    assert torch.equal(head.bias, -0.5 * head.weight.square().sum(1))  # after the last step too
     head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     logits = net.eval()(tiny.batch()[0])
     assert torch.equal(logits.argmax(1), torch.cdist(seen[0], head.weight).argmin(1))

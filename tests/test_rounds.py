@@ -141,6 +141,33 @@ def test_the_minimum_width_is_a_share_of_the_dense_network(tiny_network: tiny.Ma
     assert [g.name for g in later.groups] == [g.name for g in net.groups]
 
 
+@pytest.mark.parametrize("schedule", [STEPS, "layerwise"])
+def test_the_plan_names_channels_of_the_dense_network(schedule: str, root: Path) -> None:
+    """Training that moves nothing leaves the filters of the plan, and the choice of one shot."""
+    still = tiny.RECIPE.model_copy(update={"lr": 1e-30, "weight_decay": 0.0})
+    spec = in_rounds("l1norm", schedule, recovery=still)
+    go(spec, root)
+    plan = read_plan(Store(root).run_folder(spec) / "plan.json")
+    dense = Store(root).stage("dense", baseline.stage_key(spec))
+    final = Store(root).stage("final", spec.run_id)
+    assert dense is not None
+    assert final is not None
+    for group, kept in plan.keep.items():
+        filters = dense.tensors[f"{group}.weight"]
+        assert 1 < len(kept) < len(filters)
+        assert torch.equal(final.tensors[f"{group}.weight"], filters[list(kept)])
+    once = make_spec("l1norm", recovery=still)
+    if go(once, root).widths == {group: len(kept) for group, kept in plan.keep.items()}:
+        assert plan == read_plan(Store(root).run_folder(once) / "plan.json")
+
+
+def test_no_round_goes_below_the_minimum_width_of_the_dense_network(root: Path) -> None:
+    record = go(in_rounds("l1norm", STEPS, allocation="global", min_width=0.6), root)
+    least = {group: int(0.6 * width) for group, width in record.dense_widths.items()}
+    assert all(record.widths[group] >= floor for group, floor in least.items())
+    assert any(record.widths[group] == floor for group, floor in least.items())
+
+
 @pytest.mark.parametrize("asked", [3, 15, 28])
 def test_stopped_and_resumed_it_ends_the_same(
     asked: int, iterative: RunRecord, root: Path, tmp_path: Path
