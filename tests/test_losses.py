@@ -124,13 +124,26 @@ def test_a_weight_of_zero_is_plain_cross_entropy() -> None:
     torch.testing.assert_close(nets[0], nets[1])
 
 
-def test_masks_train_by_another_loss_and_weights_stay_frozen() -> None:
+def test_masks_train_by_another_loss_and_weights_stay_frozen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The module that the loss adds learns with the masks."""
     net, run, gate = tiny.network(), tiny.trainer(), Scale()
     run.recipe = run.recipe.model_copy(update={"loss": "cc"})
+    made: list[tuple[nn.Module, Tensor]] = []
+
+    class Watched(losses.Attention):
+        def __init__(self, width: int) -> None:
+            super().__init__(width)
+            made.append((self, self.excite.weight.detach().clone()))
+
+    monkeypatch.setattr(losses, "Attention", Watched)
     before = tiny.state_of(net)
     with net.gated({net.layers[0]: gate}, "act"):
         run.fit(net, 0.5, only={"gate": gate})
     assert float(gate.scale.detach()) != 1.0
+    ((attention, first),) = made
+    assert not torch.equal(attention.get_parameter("excite.weight"), first)
     after = tiny.state_of(net)
     assert after.keys() == before.keys()
     weights = [n for n in before if n.endswith("weight")]
