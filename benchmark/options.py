@@ -21,7 +21,7 @@ from benchmark.data import check_name
 from benchmark.errors import BadInput
 from benchmark.record import check_plain, one_line, refuse_unknown
 from benchmark.spec import ONE_SHOT, SCHEDULES, Lane, Track, refuse_truth
-from methods import parse_toml
+from methods.cards import parse_toml
 
 MOST_DECODERS = 8  # unless --workers says so
 

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from benchmark.errors import BadInput
 from benchmark.record import check_plain, one_line, refuse_unknown
 from benchmark.spec import Frozen
-from methods import parse_toml
+from methods.cards import parse_toml
 
 START_UP = 60  # seconds: imports and data, before a job can do anything useful
 LONGEST_SIGNAL = 65535  # seconds, SLURM's own limit

@@ -29,8 +29,9 @@ from benchmark.readers import _decode
 from benchmark.record import parse_plan, parse_record, read_plan, read_record
 from benchmark.spec import RunSpec
 from benchmark.weights import load_weights, parse_checkpoint, read_checkpoint
-from methods import FOLDER, Entry, UnknownMethod, parse_card
+from methods import FOLDER, Entry, UnknownMethod
 from methods.api import Method
+from methods.cards import parse_card
 
 V1 = Path(__file__).parent / "records" / "v1"
 RECORD, PLAN = (V1 / "record.json").read_bytes(), (V1 / "plan.json").read_bytes()

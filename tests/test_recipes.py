@@ -19,8 +19,9 @@ from benchmark.options import options_from
 from benchmark.select import TOLERANCE
 from benchmark.spec import Recipe
 from benchmark.sweep import Cell, expand
-from methods import Entry, UnknownMethod, all_names, build, find, parse_card
+from methods import Entry, UnknownMethod, all_names, build, find
 from methods.api import Budget, ChannelGroup, Unsupported
+from methods.cards import parse_card
 
 RECIPES = [
     (label, arch)
@@ -250,7 +251,7 @@ def test_mistakes_in_recipes_of_variants_are_told(text: str, match: str) -> None
 def test_a_blocked_recipe_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     card = find("l1norm").card
     recipes = {"resnet56": card["recipe"]["resnet56"] | {"blocked": "its unit is not ours"}}
-    monkeypatch.setattr("methods._card", lambda path: card | {"recipe": recipes})
+    monkeypatch.setattr("methods.read_card", lambda path: card | {"recipe": recipes})
     cell = cell_of("l1norm", "resnet56")
     assert (cell.status, cell.blocked) == ("n/a", "recipe of resnet56: its unit is not ours")
 
