@@ -13,6 +13,7 @@ from benchmark import export
 from benchmark.against import COLUMNS, WORDS, summary
 from benchmark.claimed import NOT_YET_RUN
 from benchmark.published import read_claims
+from benchmark.spec import parts_of
 from benchmark.texts import md, number, signed
 from methods import find
 
@@ -59,7 +60,9 @@ def markdown(frame: pd.DataFrame) -> str:
         _counts(frame),
     ]
     for label, part in frame.groupby("label", sort=False):
-        lines += [f"## {md(find(str(label)).title)} (`{label}`)", _table(part, sources)]
+        plain, kind = parts_of(str(label))
+        title = find(plain).title + (f", {kind.title()}" if kind else "")
+        lines += [f"## {md(title)} (`{label}`)", _table(part, sources)]
     others = len(read_claims()) - len(frame)
     lines += [
         f"{others} more published figures, of other methods or architectures, are in "

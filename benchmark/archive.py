@@ -1,5 +1,6 @@
 """The file that carries results from one place to another: a gzipped tar of runs, of the source of
-the methods and networks that are not ours, and of a manifest with the hash of everything.
+the methods and networks that are not ours, of the trials by which values were chosen, of what runs
+pruned by, and of a manifest with the hash of everything.
 
 Whoever reads one does not know who wrote it. Nothing is unpacked by the tar library: members are
 read into memory, and only plain files whose names this module knows are accepted. The same files
@@ -23,26 +24,32 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
 
+from benchmark.choices import CONTENT
 from benchmark.errors import BadInput
 from benchmark.files import dump_json
+from benchmark.frozen import Frozen
 from benchmark.record import one_line, parse_json
-from benchmark.spec import Frozen
 
 MANIFEST = "submission.json"
 FILES_OF_A_RUN = ("record.json", "plan.json", "curve.csv", "predictions.npz")
 # Measurements that tables are made from. Others are left behind: they are large, or pictures.
-KINDS = ("optimistic", "extra", "latency")
+KINDS = ("optimistic", "extra", "latency", "ladder")
 MOST_BYTES = 1 << 30  # unpacked, all files together
 MOST_FILES = 100_000
 MOST_ARRAYS = 1 << 28  # bytes of the predictions of one run, unpacked
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_+-]*(?:\.[A-Za-z0-9_+-]+)*"
-_RUN = rf"runs/{_PART}/{_PART}/{_PART}/[0-9a-f]{{12}}"
+_CELL = rf"{_PART}/{_PART}/{_PART}"
+_RUN = rf"runs/{_CELL}/[0-9a-f]{{12}}"
+_FILE = "|".join(map(re.escape, FILES_OF_A_RUN))
 _OF_A_RUN = re.compile(
-    rf"({_RUN})/(?:{'|'.join(map(re.escape, FILES_OF_A_RUN))}"
-    rf"|measurements/(?:{'|'.join(KINDS)})-[0-9a-f]{{4,64}}\.json)"
+    rf"({_RUN})/(?:{_FILE}|measurements/(?:{'|'.join(KINDS)})-[0-9a-f]{{4,64}}\.json)"
 )
+_OF_A_TRIAL = re.compile(rf"(trials/{_RUN})/(?:{_FILE})")
+_CHOSEN = re.compile(rf"trials/chosen/{_CELL}/[0-9a-f]{{12}}-[1-9][0-9]{{0,5}}\.json")
+_PRUNED_BY = re.compile(rf"pruned-by/({CONTENT.pattern})\.json")
 _SOURCE = re.compile(r"sources/([0-9a-f]{16})/((?:[A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+\.(?:py|toml))")
+PLACES = (_OF_A_RUN, _OF_A_TRIAL, _CHOSEN, _PRUNED_BY, _SOURCE)
 LONGEST_PATH = 320
 
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=100)]
@@ -77,6 +84,22 @@ class Archive:
     def runs(self) -> list[str]:
         """Folders of the runs, sorted."""
         return sorted({m[1] for name in self.files if (m := _OF_A_RUN.fullmatch(name))})
+
+    @cached_property
+    def trials(self) -> list[str]:
+        """Folders of the trials that values were chosen by, sorted."""
+        return sorted({m[1] for name in self.files if (m := _OF_A_TRIAL.fullmatch(name))})
+
+    @cached_property
+    def chosen(self) -> list[str]:
+        """Places of what trials chose, sorted."""
+        return sorted(name for name in self.files if _CHOSEN.fullmatch(name))
+
+    @cached_property
+    def pruned_by(self) -> dict[str, bytes]:
+        """What files of other code said, by kind and hash as runs name it."""
+        found = {m[1]: raw for n, raw in self.files.items() if (m := _PRUNED_BY.fullmatch(n))}
+        return dict(sorted(found.items()))
 
     @cached_property
     def sources(self) -> dict[str, dict[str, bytes]]:
@@ -202,9 +225,8 @@ def _members(tar: bytes) -> dict[str, bytes]:
 
 
 def _check_name(name: str) -> None:
-    """Raises ValueError for any but the places that runs and sources have."""
-    known = _OF_A_RUN.fullmatch(name) or _SOURCE.fullmatch(name)
-    if not known or len(name) > LONGEST_PATH:
+    """Raises ValueError for any but the places that this module knows."""
+    if not any(place.fullmatch(name) for place in PLACES) or len(name) > LONGEST_PATH:
         raise ValueError(f"'{one_line(name)[:80]}' is no place of a run's file or a source")
 
 
@@ -231,7 +253,7 @@ def _check_files(files: Mapping[str, bytes], manifest: Manifest) -> None:
 def _check_runs(archive: Archive) -> None:
     if not archive.runs:
         raise ValueError("it holds no run")
-    for run in archive.runs:
+    for run in (*archive.runs, *archive.trials):
         for file in FILES_OF_A_RUN:
             if f"{run}/{file}" not in archive.files:
                 raise ValueError(f"{run} has no {file}")

@@ -20,9 +20,10 @@ from benchmark.differences import hardware_of
 from benchmark.errors import BadInput
 from benchmark.files import dump_json, write_new
 from benchmark.flops import Cost
+from benchmark.frozen import Frozen
 from benchmark.images import DataIdentity
 from benchmark.record import Accuracy, check_plain, one_line, parse_json
-from benchmark.spec import ArchIdentity, Frozen, canonical, digest, identity
+from benchmark.spec import ArchIdentity, canonical, digest, identity
 from benchmark.texts import md, number
 
 FOLDER = "imported"

@@ -26,15 +26,16 @@ from benchmark.weights import load_weights, read_checkpoint
 from methods.api import Method
 
 
-def new_model(spec: RunSpec) -> nn.Module:
-    """The architecture with random weights of the run's dense seed.
+def new_model(spec: RunSpec, draw: str = "initialisation") -> nn.Module:
+    """The architecture with random weights of the run's dense seed. `draw`: another name is another
+    draw of them.
 
     Raises:
         BadInput: the structure is not the one the spec names.
     """
     seed = spec.seeds.run if spec.seeds.dense is None else spec.seeds.dense
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(phase_seed(seed, "initialisation"))
+        torch.manual_seed(phase_seed(seed, draw))
         return archs.build_again(spec.arch, spec.data.num_classes)
 
 
@@ -73,9 +74,9 @@ def dense_stage(
         found = team.lead(lambda: store.stage("dense", key, trainer.log))
         if found is not None:
             return found
-        if spec.start.kind == "checkpoint":
+        if spec.start.checkpoint:
             _read(model, spec, checkpoint)
-        else:
+        if spec.start.is_trained_here:
             with trainer.telling(store.claims.news(claim)):
                 model = _train(model, spec, method, trainer)
         model.to(trainer.device)

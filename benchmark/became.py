@@ -18,13 +18,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from benchmark import flops
-from benchmark.encoding import weights_digest
 from benchmark.evaluation import EVAL_BATCH
 from benchmark.flops import Cost
 from benchmark.kinds import LANES
 from benchmark.network import Network
 from benchmark.sources import Source
-from benchmark.spec import digest
 from benchmark.tracing import is_depthwise
 from methods.api import ChannelGate, GatePlan, KernelPlan, Method, Plan, Result
 from methods.gates import attached
@@ -236,13 +234,6 @@ def macs_per_image(
 
 
 # ---- from and to disk ----------------------------------------------------------------------------
-
-
-def plan_digest(plan: Plan) -> str:
-    """Of everything that the plan says."""
-    kept: dict[str, Any] = {group: list(units) for group, units in plan.keep.items()}
-    tensors = plan.tensors()
-    return digest(kept | {"": weights_digest(tensors)} if tensors else kept)
 
 
 def plan_of(

@@ -34,12 +34,26 @@ def why_blocked(options: Options, entry: Entry, spec: RunSpec) -> tuple[str, str
     return "", "planned"
 
 
+def why_not_anew(entry: Entry, spec: RunSpec) -> tuple[str, str]:
+    """The same of the network that the run chooses, with new weights."""
+    if spec.result != "channels":
+        return (
+            f"--weights: {entry.label} makes no smaller network that could be trained anew",
+            "n/a",
+        )
+    if spec.allocation == "none" or not entry.cls.trained_start:
+        return f"--weights: {entry.label} chooses no channels of a trained network", "n/a"
+    return "", "planned"
+
+
 def _not_in_rounds(entry: Entry, spec: RunSpec) -> str:
     """Why the run cannot prune in rounds; empty: it can, or need not."""
     if not spec.in_rounds:
         return ""
     if spec.result != "channels":
         return f"{entry.label} makes no network smaller, so rounds have nothing to start from"
+    if entry.cls.imported:
+        return f"{entry.label}: a file speaks of the dense network, and each round chooses anew"
     if spec.schedule == LAYERWISE and spec.allocation == "global":
         return "widths must be known before the first layer is pruned: use --allocation uniform"
     if spec.schedule == LAYERWISE and entry.cls.shares:

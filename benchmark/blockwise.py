@@ -71,9 +71,11 @@ def _row(matches: list[Match], found: Evidence) -> Row:
     spread = spread_of(distinct(np.asarray(values)), targets, len(seeds) >= CROSSED_SEEDS)
     points = 100 * np.asarray(values).mean(axis=1) / targets
     interval = spread.around(float(points.mean()), 0.025)
-    notes = list(dict.fromkeys(note for match in matches for note in remarks(match)))
+    apart = [remark for match in matches for remark in found.apart(match.cells)]
+    notes = [*dict.fromkeys([note for match in matches for note in remarks(match)] + apart)]
     free = granted(matches, seeds, found)
-    forbidden = [reason for match in matches for reason in limits(match)] + [*free.lacking]
+    forbidden = [reason for match in matches for reason in limits(match)]
+    forbidden += [*apart, *free.lacking]
     mean = float(points.mean())
     is_claim = interval.low > MARGIN or interval.high < -MARGIN
     paired = mean if free.mean is None or free.lacking else free.mean

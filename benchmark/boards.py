@@ -26,10 +26,11 @@ PLAIN = {"allocation"}  # understood without its name
 
 def refer_to_dense(rows: list[Row]) -> None:
     """Runs from random initialisation are set against the baseline of the same seed, setting and
-    total training: the dense network that most methods there start from."""
+    total training: the dense network that most methods there start from. How long a checkpoint was
+    trained is not known."""
     users: dict[tuple[Any, ...], dict[tuple[str, float], set[str]]] = {}
     for row in rows:
-        if row.get("dense_top1") is not None:
+        if row.get("dense_top1") is not None and not row["checkpoint"]:
             dense = (row["dense_weights"], row["dense_top1"])
             there = users.setdefault(_opponents(row), defaultdict(set))
             there[dense].add(row["method"])
@@ -51,7 +52,8 @@ def _opponents(row: Row) -> tuple[Any, ...]:
 def assign_tables(rows: list[Row]) -> None:
     """A table holds one setting and one pair of recipes. Runs from random initialisation, which
     have another recipe by construction, join the table of the same total training if there is
-    exactly one. In the paper track every method has its own recipe."""
+    exactly one, and none that starts from a checkpoint. In the paper track every method has its own
+    recipe."""
 
     def place(row: Row) -> tuple[Any, ...]:
         own = () if row["track"] == "paper" else (row["min_width"], row["total_epochs"])
@@ -62,7 +64,7 @@ def assign_tables(rows: list[Row]) -> None:
 
     families: dict[tuple[Any, ...], set[tuple[Any, ...]]] = defaultdict(set)
     for row in rows:
-        if row["start"] != "random":
+        if row["start"] != "random" and not row["checkpoint"]:
             families[place(row)].add(family(row))
     for row in rows:
         there, own = families[place(row)], family(row)

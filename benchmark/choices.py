@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -21,8 +22,10 @@ from torch import Tensor
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.record import one_line, parse_json
+from benchmark.spec import RunSpec
 
 KINDS = ("scores", "widths", "kept")
+CONTENT = re.compile(rf"(?:{'|'.join(KINDS)})-[0-9a-f]{{16}}")
 PLAN = {"keep": "kept"}  # a run's own plan.json is such a file
 LONGEST_NAME = 80  # letters
 UNREADABLE = (
@@ -56,6 +59,18 @@ class Choice:
     def content(self) -> str:
         """Kind and hash: the same choice from another file has the same."""
         return f"{self.kind}-{weights_digest(dict(self.values))}"
+
+
+def content_of(spec: RunSpec) -> str:
+    """Kind and hash of what a run prunes by; empty: nothing."""
+    said = spec.method.params.get("content")
+    return said if isinstance(said, str) and CONTENT.fullmatch(said) else ""
+
+
+def as_json(found: Choice) -> bytes:
+    """A file that says the same. Its name is left out: the same choice gives the same bytes."""
+    values = {name: value.tolist() for name, value in found.values.items()}
+    return (json.dumps({found.kind: values}, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def read(path: Path) -> Choice:

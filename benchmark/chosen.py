@@ -46,6 +46,11 @@ def folder_of(home: Path, spec: RunSpec) -> Path:
     return home / TRIALS / CHOSEN / Path(spec.folder).parent
 
 
+def place_of(home: Path, spec: RunSpec) -> Path:
+    """Of the choice that a tuned run took its values from."""
+    return folder_of(home, spec) / f"{key_of(spec, spec.tuned)}-{spec.trials}.json"
+
+
 def write(home: Path, spec: RunSpec, choice: Choice) -> Path:
     """Put it down, in the place of an earlier one of as many trials."""
     path = folder_of(home, spec) / f"{choice.key}-{choice.trials}.json"
@@ -69,10 +74,24 @@ def choices(home: Path, spec: RunSpec, space: Space) -> dict[int, Choice]:
 def read(path: Path) -> Choice:
     """Raises BadInput unless the file holds a choice."""
     try:
-        return Choice.model_validate(parse_json(path.read_bytes()))
-    except (OSError, ValueError, ValidationError) as error:
+        return parse(path.read_bytes())
+    except (OSError, ValueError) as error:
         said = one_line(error)
         raise BadInput(f"{path}: {said}: python -m benchmark.tune writes it again") from error
+
+
+def parse(raw: bytes) -> Choice:
+    """The choice in these bytes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return Choice.model_validate(parse_json(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise ValueError(f"{place}: {first['msg']}") from error
 
 
 def evidence(spec: RunSpec, home: Path) -> Tuning | None:
@@ -83,8 +102,7 @@ def evidence(spec: RunSpec, home: Path) -> Tuning | None:
     """
     if spec.lane != "tuned":
         return None
-    path = folder_of(home, spec) / f"{key_of(spec, spec.tuned)}-{spec.trials}.json"
-    choice = read(path)
+    choice = read(place_of(home, spec))
     if canonical(choice.values) != canonical(spec.tuned_values):
         raise BadInput(
             f"{spec.method.label} was tuned again since the grid was planned: give the command "

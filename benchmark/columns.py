@@ -21,7 +21,18 @@ def _percent(share: float | None) -> float | None:
 
 
 def _total_epochs(spec: RunSpec) -> float:
-    return spec.budget_epochs + (spec.baseline.epochs if spec.baseline else 0)
+    return spec.own_epochs + (_dense_epochs(spec) or 0)
+
+
+def _dense_epochs(spec: RunSpec) -> float | None:
+    """None: of new weights, and from a checkpoint, of whose training a part is known at most."""
+    known = spec.baseline if not spec.scratch and not spec.start.checkpoint else None
+    return known.epochs if known else None
+
+
+def _start(spec: RunSpec) -> str:
+    adapted = spec.baseline if spec.weights_start == "adapted" else None
+    return f"adapted ({adapted.epochs:g} epochs)" if adapted else spec.weights_start
 
 
 def _allocation(spec: RunSpec) -> str:
@@ -50,16 +61,17 @@ SPEC: list[tuple[Column, Callable[[RunSpec], Any]]] = [
     (Column("sync_bn", "1: batch norm over all parts together", "", 0), lambda s: int(s.sync_bn)),
     (Column("scope", "inner: groups with one writer outside the residual stream; all: every group"),
      scope_text),
-    (Column("start", "where the run starts: baseline, checkpoint or random initialisation"),
-     lambda s: s.start.kind),
+    (Column("start", "where the run starts: baseline, checkpoint, adapted (a checkpoint that "
+            "each seed trained first, for so many epochs) or random initialisation"),
+     _start),
     (Column("checkpoint", "hash of the checkpoint, if it starts from one"),
-     lambda s: s.start.checkpoint),
+     lambda s: "" if s.scratch else s.start.checkpoint),
     (Column("preparation", "charged: masks and sparsity training count against the budget; free"),
      lambda s: s.preparation),
     (Column("baseline_epochs", "training of the dense network it starts from", "epochs", 2),
-     lambda s: s.baseline.epochs if s.baseline else None),
+     _dense_epochs),
     (Column("budget_epochs", "what the run may spend on gradient steps after its start",
-            "epochs", 2), lambda s: s.budget_epochs),
+            "epochs", 2), lambda s: s.own_epochs),
     (Column("total_epochs", "baseline_epochs plus budget_epochs", "epochs", 2), _total_epochs),
     (Column("recipe", "hash of the baseline and recovery recipes"), lanecolumns.recipe),
     (Column("min_width", "share of every group that has to stay", "% of channels", 2),
@@ -70,8 +82,8 @@ SPEC: list[tuple[Column, Callable[[RunSpec], Any]]] = [
      _allocation),
     (Column("reconstruct", "least-squares refit of the readers after removal: none or ls"),
      lambda s: s.reconstruct),
-    (Column("method", "method and variant as typed on the command line"),
-     lambda s: s.method.label),
+    (Column("method", "method and variant as typed on the command line; in brackets: its network "
+            "with new weights, trained from scratch"), lambda s: s.row),
     (Column("revision", "revision of the method", "", 0), lambda s: s.method.revision),
     (Column("source", "hash of a user's own method file"), lambda s: s.method.source),
     (Column("params", "hyper-parameters as JSON"), lanecolumns.params),
@@ -154,7 +166,8 @@ RECORD: list[tuple[Column, Callable[[RunRecord], Any]]] = [
      lambda r: hardware_of(r.environment)),
     (Column("selection_score", "validation top-1 of the choice after BN recalibration", PERCENT, 2),
      lambda r: _percent(r.selection.score) if r.selection else None),
-    (Column("selection_inverse", "the same with the score negated", PERCENT, 2),
+    (Column("selection_inverse", "the same with the score negated; of a method without scores: of "
+            "the channels that it removes, as far as they go", PERCENT, 2),
      lambda r: _percent(r.selection.inverse) if r.selection else None),
     (Column("selection_random", "the same for random draws at these widths, mean", PERCENT, 2),
      lambda r: 100 * sum(r.selection.random) / len(r.selection.random)
@@ -253,7 +266,8 @@ LEADERBOARD: list[Column] = [
            "", 0),
     *STANDINGS,
     Column("marks", "control, floor-bound, at chance, selection uninformative, no better than "
-           "random draws, incomplete, timings of several machines"),
+           "random draws, incomplete, timings of several machines, not above its network from "
+           "scratch"),
     *[c for name, source in QUANTITIES.items() for c in _summary(name, _BY_NAME[source])],
     Column("final_best_of", f"expected best of {BEST_OF} seeds of: {_BY_NAME['test_final'].meaning}"
            f"; papers often print the best of {BEST_OF} runs or do not say; empty below {BEST_OF} "

@@ -32,6 +32,7 @@ def command_of(cell: Cell, options: Options, label: str) -> str:
         "flops_reduction": [spec.flops_reduction] if spec.flops_reduction else [],
         "preparation": [spec.preparation],
         "reconstruct": [spec.reconstruct],
+        "weights": [spec.scratch.kind if spec.scratch else "inherited"],
         "precision": spec.precision,
         "round_to": spec.round_to,
         "schedule": [spec.schedule],

@@ -106,7 +106,8 @@ def _row(
         "reference_method": other["method"], "reference_cell": other["cell"],
         "family": match.family, "n": len(seeds),
     }  # fmt: skip
-    notes = remarks(match) + _left_out(match, found)
+    apart = found.apart(match.cells)
+    notes = [*remarks(match), *apart, *_left_out(match, found)]
     if result is None:
         return row | {"note": "; ".join(["no seed in common with predictions", *notes])}
     images = found.images(match.cells[0])
@@ -118,7 +119,9 @@ def _row(
         board = found.board(target, seeds)
         return family.compare(board, [cells_of(match)], share)[0].interval_90
 
-    word, withheld = judged(result.verdict, result.mean, limits(match), free, free_interval)
+    word, withheld = judged(
+        result.verdict, result.mean, [*limits(match), *apart], free, free_interval
+    )
     testable = match.family == EXPLORATORY and len(seeds) >= TESTED_SEEDS
     return row | {
         "images": images,

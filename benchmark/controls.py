@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from benchmark.spec import ONE_SHOT, RunSpec
+from benchmark.spec import ONE_SHOT, Anew, RunSpec, Track
 from methods import Entry, find, names
 from methods.api import Result
 
@@ -26,6 +26,7 @@ class Row:
     reconstruct: Literal["none", "ls"] = "none"
     allocation: Literal["method", "global", "uniform"] = "method"
     schedule: str = ONE_SHOT
+    weights: Anew | Literal["inherited"] = "inherited"
 
 
 def suite(lane: Result = "channels") -> list[Entry]:
@@ -55,6 +56,21 @@ def beside(asked: Sequence[tuple[Row, RunSpec]]) -> Iterator[Row]:
                     more = Row(entry, target, seed, allocation=nearest, schedule=schedule)
                     for row in _with_reconstruction(more):
                         yield from _both_budgets(row)
+
+
+def anew(asked: Sequence[tuple[Row, RunSpec]], track: Track) -> Iterator[Row]:
+    """The networks that methods chose, with new weights. In the total track `width_scaling` is that
+    network already wherever widths are uniform."""
+    for row, spec in asked:
+        is_method = not row.entry.is_control and spec.result == "channels" and not spec.scratch
+        plain = spec.preparation == "charged" and spec.reconstruct == "none"
+        if not is_method or not plain or spec.is_tuned:
+            continue
+        if track == "paper":
+            yield replace(row, weights="scratch-e")
+            yield replace(row, weights="scratch-b")
+        elif track == "total" and spec.allocation != "uniform":
+            yield replace(row, weights="scratch")
 
 
 def _both_budgets(row: Row) -> list[Row]:

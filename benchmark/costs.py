@@ -93,7 +93,7 @@ def spent(record: RunRecord) -> Spent:
     recovery = [e for e in training if is_recovery(e.phase)]
     before = [e for e in training if not is_recovery(e.phase)]
     forward = [e for e in entries if e.kind == "forward"]
-    dense_epochs, dense_macs = _dense(record, entries)
+    dense_epochs, dense_macs = _dense(record)
     return Spent(
         dense_epochs=dense_epochs,
         dense_gmacs=dense_macs / 1e9,
@@ -125,15 +125,25 @@ def budget(block: Block) -> pd.DataFrame:
     return frames.typed(rows, COLUMNS)
 
 
-def _dense(record: RunRecord, entries: Iterable[Entry]) -> tuple[float, float]:
-    """Epochs and multiply-accumulates of the dense training."""
-    if record.spec.start.kind == "random":
+def _dense(record: RunRecord) -> tuple[float, float]:
+    """Epochs and multiply-accumulates of the dense training, all of it."""
+    if record.spec.weights_start == "random":
         return 0.0, 0.0
-    whole = next((round(e.images / e.epochs) for e in entries if e.epochs), None)
-    if record.spec.baseline is None or whole is None:
+    found = dense_training(record)
+    if record.spec.baseline is None or found is None or record.spec.start.checkpoint:
         return math.nan, math.nan
-    epochs = record.spec.baseline.epochs
-    return epochs, TRAIN_STEP * round(epochs * whole) * float(record.dense.cost.macs)
+    return record.spec.baseline.epochs, float(found[1])
+
+
+def dense_training(record: RunRecord) -> tuple[int, int] | None:
+    """Images and multiply-accumulates by which the suite trained the dense network, or adapted a
+    checkpoint; None: it did neither, or the ledger does not tell the size of the data."""
+    rows = Ledger.rows(record.spent.rows)
+    whole = next((round(e.images / e.epochs) for e in rows if e.epochs), None)
+    if record.spec.baseline is None or whole is None:
+        return None
+    images = round(record.spec.baseline.epochs * whole)
+    return images, TRAIN_STEP * images * record.dense.cost.macs
 
 
 def _gmacs(entries: Iterable[Entry]) -> float:

@@ -180,46 +180,6 @@ def _share(cmap: ChannelMap, units: Tensor) -> Share:
     return [*shares, (None, int((units < 0).sum()))]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Weights of a layer that belong to the units of a group: rows (side 0) or columns (side 1)."""
-
-    name: str
-    layer: str
-    side: int
-    channels: Tensor  # (units, channels per unit)
-
-    def weights(self, module: nn.Module) -> Tensor:
-        """(units, n), differentiable."""
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        found = weight.index_select(self.side, self.channels.flatten().to(weight.device))
-        return found.movedim(self.side, 0).reshape(len(self.channels), -1)
-
-
-def places(model: fx.GraphModule, cmap: ChannelMap, group: str) -> Iterator[Place]:
-    """Where the weights of a group's units are, in forward order. Biases are left out."""
-    first, width = cmap.first[group], cmap.widths[group]
-
-    def channels(units: Tensor) -> Tensor:
-        own = ((units >= first) & (units < first + width)).nonzero()[:, 0]
-        return own[torch.sort(units[own], stable=True).indices].view(width, -1)
-
-    called = dict.fromkeys(str(n.target) for n in model.graph.nodes if n.op == "call_module")
-    for layer in (n for n in called if n in cmap.writes):
-        module = model.get_submodule(layer)
-        if getattr(module, "weight", None) is None or not isinstance(module, (*WEIGHTED, *NORMS)):
-            continue
-        rows = channels(cmap.writes[layer])
-        if rows.numel():
-            kind = "scale" if isinstance(module, NORMS) else "out"
-            yield Place(f"{layer}:{kind}", layer, 0, rows)
-        if isinstance(module, WEIGHTED) and not is_depthwise(module):
-            # grouped: every convolution group reads the same units at the same offsets
-            columns = channels(cmap.reads[layer][: module.weight.shape[1]])
-            if columns.numel():
-                yield Place(f"{layer}:in", layer, 1, columns)
-
-
 def alive(units: Tensor, kept: Tensor) -> Tensor:
     """(C,) bool: channels whose unit is kept, or that are fixed."""
     return (units < 0) | kept[units.clamp(min=0)]

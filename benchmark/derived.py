@@ -31,8 +31,13 @@ from benchmark import (
     comparisons,
     costplot,
     costs,
+    curvespage,
     dissectplot,
+    early,
+    earlyplot,
     export,
+    ladderplot,
+    laddertable,
     lanetable,
     likeness,
     likenesspage,
@@ -90,9 +95,11 @@ TABLES = (
     Table("published", against.COLUMNS, lambda w: against.published(w.block)),
     Table("robustness", robustness.COLUMNS, lambda w: robustness.robustness(w.block)),
     Table("similarity", likeness.COLUMNS, lambda w: likeness.similarity(w.block)),
+    Table("ladder", laddertable.COLUMNS, lambda w: laddertable.ladder(w.block)),
+    Table("early", early.COLUMNS, lambda w: early.early(w.block)),
     Table("lanes", lanetable.COLUMNS, lambda w: lanetable.lanes(w.block)),
 )
-OPTIONAL = ("robustness", "similarity", "lanes")  # no file where it has no rows
+OPTIONAL = ("robustness", "similarity", "ladder", "early", "lanes")  # no file where it has no rows
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ DRAW: tuple[Draw, ...] = (
     costplot.figures,
     dissectplot.figures,
     similarityplot.figures,
+    ladderplot.figures,
+    earlyplot.figures,
 )
 
 
@@ -190,6 +199,8 @@ def _texts(
         "page.md": markdown_page(block.board, title, links, compared)
         + robustness.markdown(made["robustness"])
         + lanetable.markdown(made["lanes"])
+        + curvespage.steps_markdown(early.recovering(made["early"], block.board))
+        + curvespage.targets_markdown(made["ladder"])
         + likenesspage.markdown(made["similarity"]),
         "page.tex": latex_page(block.board, compared),
         "details.json": json.dumps(details, sort_keys=True),

@@ -8,12 +8,15 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from benchmark.encoding import plan_digest, unpacked
 from benchmark.errors import BadInput
 from benchmark.record import (
     RECORD,
@@ -34,7 +37,7 @@ NO_RESULTS = {
 # Predictions of the dense network: records of earlier versions have none.
 ADDED_LATER = {f"{split}_dense_{kind}" for split in ("test", "val") for kind in ("class", "margin")}
 # Figures that records of earlier versions do not have.
-NOTED_LATER = {f"selection.{name}" for name in SelectionCheck.ADDED_LATER}
+NOTED_LATER = {f"selection.{name}" for name in SelectionCheck.ADDED_LATER} | {"early"}
 # Leaves that move with the last bit of a sum; all others are counts and shares of images.
 ROUNDED = {"weights", "test_loss", "rank_correlation"}
 
@@ -50,6 +53,16 @@ class Run:
     keep: Keep
     curve: list[dict[str, str]]
     arrays: dict[str, np.ndarray]
+    masks: dict[str, Tensor] = field(default_factory=dict)  # kept kernels by layer
+
+    @property
+    def fits_its_plan(self) -> bool:
+        """Whether the plan is the one of the record. What gates hold is not in the folder: of
+        those it is known that no channel goes."""
+        if self.record.spec.result == "dynamic":
+            full = self.record.dense_widths
+            return all(len(kept) == full.get(g, -1) for g, kept in self.keep.items())
+        return plan_digest(self.keep, self.masks) == self.record.plan
 
 
 @dataclass(frozen=True)
@@ -72,19 +85,32 @@ def read_run(folder: Path) -> Run:
     Raises:
         BadInput: one of them is missing or cannot be read, or the record was edited.
     """
-    record = read_record(folder / RECORD)
-    return Run(folder, record, keep_of(folder), curve_of(folder), arrays_of(folder))
+    record, (keep, masks) = read_record(folder / RECORD), plan_of(folder)
+    return Run(folder, record, keep, curve_of(folder), arrays_of(folder), masks)
 
 
-def keep_of(folder: Path) -> Keep:
-    """Kept units by group.
+def whole_run(folder: Path) -> Run:
+    """The run with all its files, which fit together.
+
+    Raises:
+        BadInput: as `read_run`, or its plan is another.
+    """
+    run = read_run(folder)
+    if not run.fits_its_plan:
+        raise BadInput(f"{folder / PLAN} is not the plan of its record")
+    return run
+
+
+def plan_of(folder: Path) -> tuple[Keep, dict[str, Tensor]]:
+    """Kept units by group, and masks of kept kernels by layer.
 
     Raises:
         BadInput: there is no plan that can be read.
     """
     try:
-        content = parse_json((folder / PLAN).read_bytes())["keep"]
-        return {str(group): [int(unit) for unit in kept] for group, kept in content.items()}
+        content = parse_json((folder / PLAN).read_bytes())
+        kept = content["keep"].items()
+        return {str(g): [int(unit) for unit in units] for g, units in kept}, unpacked(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{folder / PLAN} is not a pruning plan: {one_line(error)}") from error
 
@@ -121,6 +147,10 @@ def differences(one: Run, other: Run) -> list[Difference]:
     if one.keep != other.keep:
         shared = f"{100 * kept_overlap(one.keep, other.keep):.1f} % of them"
         found.append(Difference(PLAN, f"{_units(one.keep)} units kept", shared))
+    if one.masks.keys() != other.masks.keys() or any(
+        not torch.equal(mask, other.masks[layer]) for layer, mask in one.masks.items()
+    ):
+        found.append(Difference(PLAN, _kernels(one.masks), _kernels(other.masks)))
     found += _curve_differences(one.curve, other.curve)
     alone = one.arrays.keys() ^ other.arrays.keys()
     names = sorted((one.arrays.keys() | other.arrays.keys()) - (alone & ADDED_LATER))
@@ -134,7 +164,7 @@ def results(record: RunRecord) -> dict[str, Any]:
     for row in content["spent"]["rows"]:
         row.pop("seconds", None)
     found = leaves(content) | {f"method_facts.{name}": value for name, value in facts.items()}
-    return {k: v for k, v in found.items() if v is not None or k not in NOTED_LATER}
+    return {k: v for k, v in found.items() if k not in NOTED_LATER or v not in (None, [])}
 
 
 def leaves(value: Any, place: str = "") -> dict[str, Any]:
@@ -152,15 +182,15 @@ def leaves(value: Any, place: str = "") -> dict[str, Any]:
 def _record_differences(one: RunRecord, other: RunRecord) -> list[Difference]:
     ours, theirs = results(one), results(other)
     found = []
-    for field in dict.fromkeys([*ours, *theirs]):
-        is_fact = field.startswith("method_facts.")
-        alone = field not in ours or field not in theirs
-        if alone and (is_fact or field in NOTED_LATER):
+    for place in dict.fromkeys([*ours, *theirs]):
+        is_fact = place.startswith("method_facts.")
+        alone = place not in ours or place not in theirs
+        if alone and (is_fact or place in NOTED_LATER):
             continue  # one version of the code noted more than the other: no other result
-        mine, yours = ours.get(field), theirs.get(field)
+        mine, yours = ours.get(place), theirs.get(place)
         if canonical(mine) != canonical(yours):
-            rounded = is_fact or field.rpartition(".")[2] in ROUNDED
-            found.append(Difference(field, _short(mine), _short(yours), rounded))
+            rounded = is_fact or place.rpartition(".")[2] in ROUNDED
+            found.append(Difference(place, _short(mine), _short(yours), rounded))
     return found
 
 
@@ -205,6 +235,10 @@ def _short(value: Any, most: int = 40) -> str:
 
 def _units(keep: Mapping[str, list[int]]) -> int:
     return sum(len(units) for units in keep.values())
+
+
+def _kernels(masks: Mapping[str, Tensor]) -> str:
+    return f"{sum(int(mask.sum()) for mask in masks.values())} kernels kept"
 
 
 def kept_overlap(one: Mapping[str, list[int]], other: Mapping[str, list[int]]) -> float:

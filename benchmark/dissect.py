@@ -11,11 +11,10 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
@@ -30,6 +29,7 @@ from benchmark.encoding import decode
 from benchmark.errors import BadInput
 from benchmark.evaluation import EVAL_BATCH, balanced
 from benchmark.files import check_writable
+from benchmark.flags import DataDir, Device, OwnArch, OwnMethod, Records, RunIds, Weights
 from benchmark.load import find_run
 from benchmark.network import Network
 from benchmark.planning import make_plan
@@ -227,15 +227,13 @@ def there(job: Job) -> bool:
 
 
 def main(
-    runs: Annotated[list[str], typer.Argument(help="Run ids, their starts, or folders of runs.")],
-    results: Annotated[Path, typer.Option(help="Where the records are.")] = Path("results"),
-    data_dir: Annotated[Path | None, typer.Option(help="Where the images are.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="The weights they started from.")] = None,
-    arch: Annotated[
-        str | None, typer.Option(help="A user's own network: FILE.py:FUNCTION.")
-    ] = None,
-    method_file: Annotated[Path | None, typer.Option(help="A user's own method.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. Default: as then.")] = None,
+    runs: RunIds,
+    results: Records = Path("results"),
+    data_dir: DataDir = None,
+    checkpoint: Weights = None,
+    arch: OwnArch = None,
+    method_file: OwnMethod = None,
+    device: Device = None,
 ) -> int:
     """Look into finished runs: what channels react to, what was removed, how the choice came about.
 

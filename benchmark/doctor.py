@@ -20,11 +20,11 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from benchmark import environment
 from benchmark.claims import Busy
 from benchmark.cli import DONE, FAILED, console, run_app
+from benchmark.differences import whole_run
 from benchmark.environment import describe
 from benchmark.errors import BadInput
 from benchmark.files import check_writable
 from benchmark.grid import unreadable_grids
-from benchmark.merge import whole_run
 from benchmark.options import options_from
 from benchmark.sender import facts_of
 from benchmark.site import read_site

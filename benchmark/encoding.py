@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from benchmark.spec import digest
 
 
 def encode(value: Any) -> Any:
@@ -45,6 +49,32 @@ def packed(tensors: dict[str, Tensor]) -> dict[str, Any]:
         if found.dtype == torch.bool
     }
     return {"masks": masks} if masks else {}
+
+
+def unpacked(content: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors that `packed` wrote; empty without any.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: they are not as it writes them.
+    """
+    return {str(name): _truth(found) for name, found in content.get("masks", {}).items()}
+
+
+def _truth(found: Any) -> Tensor:
+    shape, raw = found["shape"], base64.b64decode(found["bits"], validate=True)
+    if not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError("the shape of a mask is no shape")
+    count = math.prod(shape)
+    if len(raw) != -(-count // 8):  # before anything of that size is made
+        raise ValueError(f"a mask of {count} has {len(raw)} bytes")
+    bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=count)
+    return torch.from_numpy(bits.astype(bool)).reshape(shape)
+
+
+def plan_digest(keep: Mapping[str, Sequence[int]], tensors: dict[str, Tensor]) -> str:
+    """Of everything that a plan says: kept units by group, and what its tensors hold."""
+    kept: dict[str, Any] = {group: list(units) for group, units in keep.items()}
+    return digest(kept | {"": weights_digest(tensors)} if tensors else kept)
 
 
 def curve_csv(rows: list[dict[str, Any]]) -> str:

@@ -69,8 +69,11 @@ def _git() -> dict[str, Any]:
 
 
 def _cpu() -> str:
+    """With the vector units that torch computes with: virtual machines call processors with and
+    without AVX-512 by one name, and their bits differ."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
+        name = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        name = platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"

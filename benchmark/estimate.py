@@ -150,8 +150,8 @@ class Known:
 
     def pace(self, spec: RunSpec, kept: float) -> Seconds:
         """Per image of a training step with this share of the MACs."""
-        batch = spec.recovery.batch_size
-        near = self.take(self.near(spec), lambda p: p.record.spec.recovery.batch_size == batch)
+        batch = spec.training.batch_size
+        near = self.take(self.near(spec), lambda p: p.record.spec.training.batch_size == batch)
         if near:
             return among([thinner(p.work.kept, kept) * p.pace for p in near])
         return self.probe.step(batch, kept)
@@ -170,10 +170,11 @@ class Known:
     def cell(self, cell: Cell, method: Method, pays: bool) -> Seconds:
         """Of a run; `pays`: it makes its scores itself, rather than finding them made."""
         spec = cell.spec
-        judged = method.scores_first and method.informed and not spec.in_rounds
+        judged = method.informed and spec.result == "channels" and spec.allocation != "none"
+        judged = judged and not (spec.in_rounds or spec.scratch)
         checked = judged and not spec.is_trial and bool(len(self.data.val))
         work = Work.of(spec, self.data, self.optimistic, checked * networks_judged(spec.allocation))
-        own = [p for p in self.near(spec) if _label(p) == spec.method.label]
+        own = [p for p in self.near(spec) if _label(p) == spec.row]
         if own:
             like = self.take(
                 own,
@@ -182,12 +183,13 @@ class Known:
                 lambda p: p.work.kept == work.kept,
                 lambda p: p.paid == pays,
                 lambda p: p.record.spec.method == spec.method,
-                lambda p: p.record.spec.recovery.batch_size == spec.recovery.batch_size,
+                lambda p: p.record.spec.training.batch_size == spec.training.batch_size,
             )
             found = among([p.again(spec, work, pays, method.shares) for p in like])
             return found + self.refit(spec, like)
         fit = fitted(spec, method.shares) * len(self.data.train) * method.prepares
-        trained = work.allowed - (fit if spec.preparation == "charged" else 0)
+        paid = spec.preparation == "charged" and not spec.scratch
+        trained = work.allowed - (fit if paid else 0)
         passed = max(0.0, trained) + work.aside / TRAIN_STEP
         found = self.pace(spec, work.kept) * passed + self.rest(cell, method, checked)
         found += self.refit(spec, [])
@@ -205,7 +207,7 @@ class Known:
         others = self.take(
             self.near(cell.spec),
             lambda p: (p.record.selection is not None) == checked,
-            lambda p: p.record.control == cell.entry.is_control,
+            lambda p: p.record.control == (cell.entry.is_control or bool(cell.spec.scratch)),
         )
         if others:
             return among([Seconds.exactly(p.rest) for p in others])
@@ -217,7 +219,7 @@ class Known:
             return Seconds()
         step = self.pace(spec, 1.0)
         known = step * (fit * (1 + _compared(method)))
-        far = self.take([p for p in self.past if _label(p) == spec.method.label and p.paid])
+        far = self.take([p for p in self.past if _label(p) == spec.row and p.paid])
         if far:
             shares = [Seconds.exactly(self.scoring_steps(p)) for p in far]
             return known + among(shares).within(OTHER_ARCH) * step.middle
@@ -235,7 +237,7 @@ class Known:
 
 
 def _label(past: Past) -> str:
-    return past.record.spec.method.label
+    return past.record.spec.row
 
 
 def _compared(method: Method) -> bool:

@@ -38,20 +38,25 @@ class Found:
 
 @torch.no_grad()
 def evaluate(
-    net: nn.Module, source: Source, batch_size: int = EVAL_BATCH, team: Team = ALONE
+    net: nn.Module,
+    source: Source,
+    batch_size: int = EVAL_BATCH,
+    team: Team = ALONE,
+    rows: Tensor | None = None,
 ) -> Evaluation:
     """Exact accuracy in eval mode, float32: counts over images, whatever the batch size. Leaves
-    the mode of `net` as it was. A team shares the batches; the sums are those of one process."""
+    the mode of `net` as it was. A team shares the batches; the sums are those of one process.
+    `rows` (N,): of these images alone."""
     was_training = net.training
     net.eval()
-    batches = torch.arange(len(source)).split(batch_size)
+    batches = (torch.arange(len(source)) if rows is None else rows).split(batch_size)
     mine = batches[team.rank :: team.size]
     source.ahead(mine)
     own = [_on_batch(net, source, rows) for rows in mine]
     net.train(was_training)
     shares = team.gather(own)
     found = [shares[i % team.size][i // team.size] for i in range(len(batches))]
-    images = len(source)
+    images = len(source) if rows is None else len(rows)
     in_top5 = [b.in_top5 for b in found if b.in_top5 is not None]
     return Evaluation(
         torch.cat([b.predicted for b in found]),

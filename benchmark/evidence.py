@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from benchmark import family
+from benchmark import family, sharing
 from benchmark.answers import Answers, answers
 from benchmark.block import Block
 from benchmark.fairness import prepares
@@ -23,12 +23,20 @@ class Evidence:
     left_out: Mapping[str, Mapping[str, list[int]]]  # seeds by reason
     targets: Mapping[str, float]
     prepared: frozenset[str] = frozenset()  # cells that train before they remove
+    dense: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # that others share
     boards: dict[tuple[float, tuple[int, ...]], family.Board] = field(default_factory=dict)
 
     def seeds(self, cells: Iterable[str]) -> tuple[int, ...]:
         """Those that all cells have."""
         own = [set(self.right.get(cell, {})) for cell in cells]
         return tuple(sorted(set.intersection(*own))) if own else ()
+
+    def apart(self, cells: tuple[str, str]) -> list[str]:
+        """A remark if two cells start some seed from two dense networks that they should share."""
+        one, other = (self.dense.get(cell, {}) for cell in cells)
+        odd = [seed for seed in self.seeds(cells) if seed in one.keys() & other.keys()]
+        odd = [seed for seed in odd if one[seed] != other[seed]]
+        return [f"two dense networks on seed {', '.join(map(str, odd))}"] if odd else []
 
     def matrix(self, cell: str, seeds: Iterable[int]) -> np.ndarray:
         """(S, N) booleans."""
@@ -66,7 +74,11 @@ def evidence(block: Block, table: pd.DataFrame) -> Evidence:
         for run_id, cell in zip(runs["run_id"], runs["cell"], strict=True)
         if prepares(block.records[run_id].spent.rows)
     )
-    return gathered(runs, known, prepared)
+    dense: dict[str, dict[int, str]] = defaultdict(dict)
+    for run_id, cell, seed in zip(runs["run_id"], runs["cell"], runs["seed"], strict=True):
+        if run_id in known.right and sharing.shares(block.records[run_id]):
+            dense[cell].setdefault(int(seed), block.records[run_id].dense.weights)
+    return replace(gathered(runs, known, prepared), dense=dense)
 
 
 def gathered(

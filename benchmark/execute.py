@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from benchmark import baseline, environment, flops, select
-from benchmark.became import Became, plan_digest
+from benchmark import baseline, environment, flops, scratch, select
+from benchmark.became import Became
 from benchmark.context import (
     Context,
     budget_of,
@@ -21,7 +21,7 @@ from benchmark.context import (
     start,
 )
 from benchmark.data import Data
-from benchmark.encoding import encode, weights_digest
+from benchmark.encoding import encode, plan_digest, weights_digest
 from benchmark.latency import latency
 from benchmark.ledger import Ledger
 from benchmark.network import Network
@@ -29,17 +29,18 @@ from benchmark.planning import BadMethod
 from benchmark.record import (
     Accuracy,
     RunRecord,
+    SelectionCheck,
     Spent,
 )
 from benchmark.recovery import Outcome, read_start, recover, write_optimistic
-from benchmark.rounds import choose
+from benchmark.rounds import Chosen, choose
 from benchmark.selection import check_agreement, check_selection
 from benchmark.spec import RunSpec
 from benchmark.store import Stage
 from benchmark.trainer import Trainer
 from methods import Entry
 from methods import build as build_method
-from methods.api import Budget, Plan
+from methods.api import Budget, Method, Plan
 
 CHANCE_MARGIN = 1.96  # standard errors above guessing
 
@@ -53,40 +54,38 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     method = build_method(entry, spec.method.params)
     test = context.data.test.source(spec.data, context.device)
     dense, net = start(spec, method, test, context)
-    trainer = make_trainer(spec, context)
+    trainer = make_trainer(spec.chosen_by, context)
     trainer.use(net)
     arrays = read_start(net, dense, trainer, test)
     budget = budget_of(spec, net)
     kept = checkpoints_of(context, "recovery", _recovery_name(spec, context))
-    chosen = choose(spec, method, net, trainer, kept, context)
-    plan, made, scores = chosen.plan, chosen.made, chosen.scores
-    _check_result(made, spec)
+    chosen = choose(spec.chosen_by, method, net, trainer, kept, context)
+    _check_result(chosen.made, spec)
+    plan = chosen.plan
+    trained, trainer, made = scratch.begin(spec, chosen, dense, trainer, context)
     pruned = made.model
     executed = flops.cost(pruned, baseline.example(spec))
     context.log(f"pruned: {_removed(made.price(executed), dense.cost)} of the FLOPs removed")
     trainer.checkpoints = kept
-    outcome = recover(spec, pruned, executed, trainer, test, context)
+    outcome = recover(trained, pruned, executed, trainer, test, context)
     outcome.arrays = arrays | outcome.arrays
     price, counted = context.team.lead(lambda: made.measured(executed, test))
-    told = None if spec.is_trial else scores
+    told = None if spec.is_trial or spec.scratch else chosen.scores  # judged where they chose
     record = RunRecord(
         run_id=spec.run_id,
         spec=spec,
-        title=str(trainer.notes.pop("label", entry.title)),
-        control=entry.is_control,
+        title=spec.titled(str(trainer.notes.pop("label", entry.title))),
+        control=entry.is_control or spec.scratch is not None,
         dense=dense,
         pruned=price,
         flops_reduction=1 - price.macs / dense.cost.macs,
         params_reduction=1 - price.params / dense.cost.params,
         **_width_facts(net, plan, budget),
-        plan=plan_digest(plan),
+        plan=plan_digest(plan.keep, plan.tensors()),
         weights=weights_digest(pruned.state_dict()),
-        before_recovery=outcome.before,
-        recalibrated=outcome.recalibrated,
-        final=outcome.final,
-        best_val=outcome.best_val,
+        **outcome.figures(),
         at_chance=_at_chance(outcome.final, len(test), spec.data.num_classes),
-        selection=check_selection(method, chosen.judged, told, plan, budget, trainer),
+        selection=_checked(spec, method, chosen, plan, budget, trainer),
         seed_agreement=check_agreement(spec, method, net, told, plan, budget, context),
         tied_share=select.tied_share({n: told[n] for n in net.layers}) if told else None,
         method_facts=encode(trainer.notes),
@@ -103,6 +102,15 @@ def run_one(spec: RunSpec, entry: Entry, context: Context) -> RunRecord:
     )
     final = Stage(dict(pruned.state_dict()), {"run_id": spec.run_id})
     return context.team.lead(lambda: _publish(record, final, plan, outcome, trainer, context))
+
+
+def _checked(
+    spec: RunSpec, method: Method, chosen: Chosen, plan: Plan, budget: Budget, trainer: Trainer
+) -> SelectionCheck | None:
+    """A single choice, where it was made and counts."""
+    if spec.in_rounds or spec.is_trial or spec.scratch or spec.result != "channels":
+        return None
+    return check_selection(method, chosen.judged, chosen.scores, plan, budget, trainer)
 
 
 def _publish(

@@ -5,11 +5,11 @@ Each looks at one table and can fail. The rules themselves: docs/DECISIONS.md, B
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cache
 
+from benchmark import sharing
 from benchmark.boards import SETTING
 from benchmark.controls import is_reference, suite
 from benchmark.frames import MOST_FLOOR, SATURATED
@@ -19,7 +19,7 @@ from benchmark.record import RunRecord
 from benchmark.select import TOLERANCE
 from benchmark.spec import canonical, identity
 from benchmark.tableview import Found, View, judged, place, runs_of
-from methods import Entry, UnknownMethod, build, find_ours
+from methods import Entry, UnknownMethod, find_ours
 
 MOST_EXCESS = 1.0  # points of FLOPs reduction beyond the target
 LEAST_SPENT = 0.99  # of the budget
@@ -42,41 +42,18 @@ def one_setting(view: View) -> Found:
 def same_start(view: View) -> Found:
     if view.track == "paper":
         return OWN_RECIPES
-    shared: dict[tuple[int | None, str], list[RunRecord]] = defaultdict(list)
     apart: dict[str, str] = {}
     for record in view.records:
-        spec = record.spec
-        if record.dense.accuracy is None:
+        if record.spec.weights_start == "random":
             apart[record.title] = "random weights"
-        elif _has_own_dense(record):
+        elif sharing.has_own_dense(record):
             apart[record.title] = "a dense network of its own"
-        else:
-            shared[spec.seeds.dense, spec.start.checkpoint].append(record)
-    offenders = []
-    for part in shared.values():
-        usual = Counter(r.dense.weights for r in part).most_common(1)[0][0]
-        offenders += [
-            f"{view.name(r)} starts from {r.dense.weights}, others from {usual}"
-            for r in part
-            if r.dense.weights != usual
-        ]
+    odd, seeds = sharing.strays(view.records), len(sharing.groups(view.records))
+    offenders = [f"{view.name(r)} {odd[r.run_id]}" for r in view.records if r.run_id in odd]
     named = "".join(f"; {title} starts from {what}" for title, what in sorted(apart.items()))
-    if not shared:
+    if not seeds:
         return Found(None, "no run starts from a shared dense network" + named)
-    return judged(offenders, f"one dense network for each of {len(shared)} seeds" + named)
-
-
-def _has_own_dense(record: RunRecord) -> bool:
-    method = record.spec.method
-    return not method.source and _own_dense(method.label, canonical(method.params))
-
-
-@cache
-def _own_dense(label: str, params: str) -> bool:
-    try:
-        return build(find_ours(label), json.loads(params)).own_dense
-    except UnknownMethod:  # of another version of the suite
-        return False
+    return judged(offenders, f"one dense network for each of {seeds} seeds" + named)
 
 
 def same_budget(view: View) -> Found:
@@ -87,7 +64,7 @@ def same_budget(view: View) -> Found:
     ]
     allowed: dict[str, list[RunRecord]] = defaultdict(list)
     for record in view.records:
-        allowed[record.spec.start.kind].append(record)
+        allowed[record.spec.weights_start].append(record)
     said = []
     for kind, part in sorted(allowed.items()):
         usual = Counter(r.spent.allowed for r in part).most_common(1)[0][0]

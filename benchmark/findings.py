@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -37,7 +37,7 @@ def claims(found: pd.DataFrame) -> list[str]:
     """One sentence per target: what was found, and how much stays open."""
     sentences = []
     for target, rows in found.groupby("target", sort=True):
-        words = rows.apply(_verdict, axis=1)
+        words = rows.apply(verdict_of, axis=1)
         kinds = [name for word in CLAIMS for name in (word, f"{word} ({THESE_RUNS})")]
         made = [
             f"{word}: " + ", ".join(
@@ -205,7 +205,7 @@ def _remarks(row: Row) -> list[str]:
     return [remark for remark in row["note"].split("; ") if remark]
 
 
-def _verdict(row: Row | pd.Series[Any]) -> str:
+def verdict_of(row: Mapping[Any, Any] | pd.Series[Any]) -> str:
     """The word, and whether it speaks of more than the runs that are there."""
     few = row["verdict"] in CLAIMS and row["scope"] == CONDITIONAL
     return f"{row['verdict']} ({THESE_RUNS})" if few else str(row["verdict"])
@@ -223,7 +223,7 @@ def _fields(row: Row | None, marks: dict[str, int]) -> list[str]:
     interval = f"{number(row['low_95'], 2)} to {number(row['high_95'], 2)}"
     numbers = ", ".join(str(i) for i in sorted(marks[remark] for remark in _remarks(row)))
     noted = f" (note{'s' * (', ' in numbers)} {numbers})" if numbers else ""
-    return [signed(row["mean"]) + _seeds(row), interval, _verdict(row) + noted]
+    return [signed(row["mean"]) + _seeds(row), interval, verdict_of(row) + noted]
 
 
 def _seeds(row: Row) -> str:

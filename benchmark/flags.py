@@ -1,13 +1,25 @@
-"""From the flags of a command line to options: comma lists, `--set`, and what they may not be."""
+"""From the flags of a command line to options: comma lists, `--set`, and what they may not be; and
+the flags of commands that look at finished runs again."""
 
 from __future__ import annotations
 
 import ast
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from benchmark import extratest
 from benchmark.errors import BadInput
 from benchmark.options import Options, options_from
+
+RunIds = Annotated[list[str], typer.Argument(help="Run ids, their starts, or folders of runs.")]
+Records = Annotated[Path, typer.Option(help="Where the records are.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where the images are.")]
+Weights = Annotated[Path | None, typer.Option(help="The weights they started from.")]
+OwnArch = Annotated[str | None, typer.Option(help="A user's own network: FILE.py:FUNCTION.")]
+OwnMethod = Annotated[Path | None, typer.Option(help="A user's own method.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda. Default: as then.")]
 
 
 def options_of(flags: dict[str, Any]) -> Options:
@@ -30,7 +42,7 @@ def _lists(words: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "extra_test" in words:
         found["extra_test"] = extratest.named(words["extra_test"])
-    for name in ("methods", "reconstruct", "preparation", "schedule"):
+    for name in ("methods", "reconstruct", "preparation", "schedule", "weights"):
         if name in words:
             found[name] = [w.strip() for w in words[name].split(",") if w.strip()]
     for name, kind in (("flops_reduction", float), ("seeds", int)):

@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from benchmark.spec import Frozen
+from benchmark.frozen import Frozen
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=FutureWarning)  # fvcore 2022 on torch.jit

@@ -33,7 +33,7 @@ from benchmark.columns import (
 from benchmark.differences import kept_overlap
 from benchmark.pooling import best_of
 from benchmark.record import RunRecord, read_plan
-from benchmark.spec import RunSpec
+from benchmark.spec import RunSpec, parts_of
 from benchmark.store import Store
 from benchmark.summaries import LEAST_SEEDS, mean, median, summary
 from methods import UnknownMethod, find_ours
@@ -83,6 +83,7 @@ def leaderboard(runs: pd.DataFrame) -> pd.DataFrame:
     for row in rows_of(runs):
         cells[row["cell"]].append(row)
     rows = [_cell_row(part) for part in cells.values()]
+    _mark_against_scratch(rows)
     _rank(rows)
     frame = typed(rows, LEADERBOARD)
     key = [*boards.SETTING, "table", "target"]
@@ -137,7 +138,8 @@ def _card(spec: RunSpec) -> tuple[str, bool]:
         entry = None if spec.method.source else find_ours(spec.method.label)
     except UnknownMethod:
         entry = None
-    return (entry.title, entry.is_control) if entry else (spec.method.label, False)
+    title, control = (entry.title, entry.is_control) if entry else (spec.method.label, False)
+    return spec.titled(title), control or spec.scratch is not None
 
 
 # ---- cells ---------------------------------------------------------------------------------------
@@ -205,6 +207,24 @@ def _marks(row: Row, done: list[Row]) -> list[str]:
     return found
 
 
+# What a row and its twin with new weights agree in.
+TWINS = ("table", "target", "allocation", "min_width", "revision", "source", "params")
+NOT_ABOVE_SCRATCH = "not above its network from scratch"
+
+
+def _mark_against_scratch(rows: list[Row]) -> None:
+    """In place: rows whose kept weights are worth nothing, by their means."""
+    scratch: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        label, kind = parts_of(row["method"])
+        if kind and row["n"]:
+            scratch[(label, *(row[c] for c in TWINS))].append(row)
+    for row in rows:
+        twins = scratch.get((row["method"], *(row[c] for c in TWINS)), [])
+        if any(row["final_mean"] <= twin["final_mean"] for twin in twins):
+            row["marks"] = "; ".join([*filter(None, [row["marks"]]), NOT_ABOVE_SCRATCH])
+
+
 def is_rankable(row: Mapping[Any, Any]) -> bool:
     """Whether a row of the leaderboard may stand in an order of methods, seeds aside."""
     marks = {"control", "floor-bound", "incomplete"} & set(row["marks"].split("; "))
@@ -264,7 +284,7 @@ def _overlaps(store: Store, records: list[RunRecord]) -> dict[str, float]:
     """Share of kept units that the other seeds from the same checkpoint keep too, by run id."""
     cells: dict[str, dict[str, dict[str, list[int]]]] = defaultdict(dict)
     for record in records:
-        if record.spec.start.kind == "checkpoint":
+        if record.spec.start.checkpoint:
             cells[record.spec.cell().run_id][record.run_id] = kept_units(store, record.spec)
     return {
         run: float(np.mean([kept_overlap(own, p) for other, p in plans.items() if other != run]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import tables
+from benchmark import tablenotes, tables
 from benchmark.columns import Column
 from benchmark.derived import Derived
 from benchmark.page import MOST_DETAILS, Content, cards
@@ -19,7 +19,7 @@ NAMED = 3  # tables that break a rule
 # Tables of the page, in its order. The others, and the columns below, are in the CSV files.
 SHOWN = (
     "comparisons", "published", "optimism", "selection", "budget", "robustness", "lanes",
-    "classes", "similarity",
+    "classes", "similarity", "ladder", "early",
     "exploratory", "pooled", "ranking", "stability", "areas", "profiles", "imported",
 )  # fmt: skip
 UNSHOWN = {
@@ -52,7 +52,7 @@ def content(
         checklist=verdicts(frames["checklist"][0]),
         figures=_figures(root, found),
         captions={str(t): tables.caption(part) for t, part in parts.items()},
-        notes={str(t): tables.notes(part) for t, part in parts.items()},
+        notes={str(t): tablenotes.notes(part) for t, part in parts.items()},
     )
 
 

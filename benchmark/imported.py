@@ -22,7 +22,8 @@ from benchmark.preflight import traced
 from benchmark.record import one_line
 from benchmark.select import TOLERANCE
 from benchmark.spec import RunSpec
-from benchmark.store import Stage, Store
+from benchmark.stages import DAMAGED, Stage, read_stage
+from benchmark.store import Store
 from methods import Entry
 from methods.api import Budget
 
@@ -55,6 +56,29 @@ def taken(store: Store, content: str) -> Choice:
             "again by --set NAME.path=FILE"
         )
     return Choice(kind, str(stage.facts["name"]), stage.tensors)
+
+
+def place(root: Path, content: str) -> Path:
+    """Folder of a choice that was kept in a results directory."""
+    return Store(root).stages / f"{STAGE}-{content}"
+
+
+def kept(root: Path) -> list[str]:
+    """Contents of all that were kept in a results directory, sorted."""
+    found = (root / "stages").glob(f"{STAGE}-*")
+    names = (path.name.removeprefix(f"{STAGE}-") for path in found)
+    return sorted(name for name in names if choices.CONTENT.fullmatch(name))
+
+
+def read(root: Path, content: str) -> Choice | None:
+    """A choice that was kept, which stays where it is; None: it is not there, or damaged."""
+    try:
+        stage = read_stage(place(root, content))
+        kind = content.partition("-")[0]
+        found = Choice(kind, str(stage.facts["name"]), stage.tensors)
+    except DAMAGED:
+        return None
+    return found if found.content == content else None
 
 
 def keep(store: Store, found: Choice) -> None:
@@ -113,11 +137,12 @@ def with_imported(
         targets = options.flops_reduction or ([] if cut is None else [cut])
         options = options.model_copy(update={"set": rest | said, "flops_reduction": targets})
         remarks.append(_remark(found, entry, cut))
-        if len(options.seeds) > 1 and options.checkpoint is None and found.kind != "widths":
+        is_one = options.checkpoint is not None and options.adapt_epochs is None
+        if len(options.seeds) > 1 and not is_one and found.kind != "widths":
             remarks.append(
                 f"note: {entry.name}: one file for {len(options.seeds)} seeds, each with a dense "
                 "network of its own: channel numbers mean something in one of them at most; start "
-                "all from one network by --checkpoint, or give each seed a file of its own"
+                "all from one network by --checkpoint, not adapted, or give each seed its own file"
             )
     return options, remarks
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,11 +133,36 @@ def _checked(make: Callable[[], nn.Module], run: Finished) -> nn.Module:
         raise BadInput(f"plan and weights of run {run.record.run_id} do not fit: {said}") from error
 
 
+def remaking(record: RunRecord, root: Path) -> str:
+    """The command that makes the weights of a run again, in a directory of its own, with every
+    flag that it needs. The command in the record would find the record there and do nothing.
+    `root`: the results directory of the record."""
+    spec, named = record.spec, _flags(record.command)
+    needed = {
+        "--data-dir": "IMAGES" if "--data-dir" in named else "",
+        "--checkpoint": named.get("--checkpoint", "FILE") if spec.start.checkpoint else "",
+        "--method-file": f"{spec.method.name}.py" if spec.method.source else "",
+        "--arch": named.get("--arch", "FILE.py:FUNCTION") if spec.arch.source else "",
+    }
+    words = ["python -m benchmark.reproduce", record.run_id, f"--results {root}"]
+    words += [f"{flag} {shlex.quote(one_line(value))}" for flag, value in needed.items() if value]
+    return " ".join([*words, "--into DIR"])
+
+
+def _flags(command: str) -> dict[str, str]:
+    """What follows each word of a recorded command, where files stand without their folders."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # records of strangers hold any text
+        return {}
+    return dict(itertools.pairwise(words))
+
+
 def _lost(what: str, run: Finished, place: Store) -> str:
     run_id = run.record.run_id
     return (
-        f"the weights of {what} of run {run_id} are not in {place.stages}: python -m "
-        f"benchmark.reproduce {run_id} --results {run.store.root} --into DIR makes them again, and "
+        f"the weights of {what} of run {run_id} are not in {place.stages}: "
+        f"{remaking(run.record, run.store.root)} makes them again, and "
         f"python -m benchmark.measure {run_id} --results {run.store.root} --weights DIR takes them "
         "from there"
     )

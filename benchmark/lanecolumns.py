@@ -32,18 +32,19 @@ def params(spec: RunSpec) -> str:
 
 def recipe(spec: RunSpec) -> str:
     """Of training, without a rate that was tuned: rows that differ in it stand together."""
-    baseline = None if spec.baseline is None else identity(spec.baseline)
+    baseline = None if spec.baseline is None or spec.scratch else identity(spec.baseline)
     return digest({"baseline": baseline, "recovery": _recovery(spec)}, 8)
 
 
 def _recovery(spec: RunSpec) -> dict[str, Any]:
-    own = identity(spec.recovery)
+    own = identity(spec.training)
     return {k: v for k, v in own.items() if k != "lr" or RATE not in spec.tuned}
 
 
 def board(spec: RunSpec) -> str:
     """Of all settings but the method and what is tuned of it."""
-    content = {k: v for k, v in identity(spec.cell()).items() if k not in ("method", "tuned")}
+    apart = ("method", "tuned", "scratch")
+    content = {k: v for k, v in identity(spec.cell()).items() if k not in apart}
     return digest(content | {"recovery": _recovery(spec)}, 8)
 
 

@@ -14,7 +14,7 @@ from benchmark.column import said
 from benchmark.derived import TABLES, read_whole
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
-from benchmark.kept import filled
+from benchmark.kept import filled, remaking
 from benchmark.overall import COLUMNS, Frames
 from benchmark.record import RECORD, one_line, read_plan, read_record
 from benchmark.store import Stage, Store
@@ -86,7 +86,7 @@ def load_pruned(
     if weights is None or weights_digest(weights.tensors) != record.weights:
         raise BadInput(
             f"the weights of run {record.run_id} are not kept under {root / 'stages'}; "
-            f"make them again with: {one_line(record.command)}"
+            f"make them again with: {remaking(record, root)}, and load them from DIR"
         )
     if arch is not None:
         archs.find(arch)

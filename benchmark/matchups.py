@@ -18,6 +18,7 @@ from benchmark.frames import SATURATED, rows_of
 REFERENCES = ("random", "l1norm", "dense_continue")
 DECLARED, EXPLORATORY = "declared", "exploratory"
 ONE_DENSE = "conditional on one dense network"
+ONE_CHECKPOINT = "conditional on one checkpoint"  # that each seed adapted for itself
 MOST = 24  # methods on a board: with more, pairs of methods are too many to look at
 # Rows that differ in preparation alone agree in these.
 SAME = ("method", "revision", "source", "params", "allocation", "reconstruct", "recipe", "start",
@@ -104,6 +105,8 @@ def remarks(match: Match) -> list[str]:
         found.append(f"allocation {allocations[0]} against {allocations[1]}")
     if "checkpoint" in (one["start"], other["start"]):
         found.append(ONE_DENSE)
+    elif any(str(row["start"]).startswith("adapted") for row in (one, other)):
+        found.append(ONE_CHECKPOINT)
     for row, who in ((one, "entry"), (other, "reference")):
         marks = set(str(row["marks"]).split("; "))
         named = [m for m in sorted(marks) if m.startswith(("at chance", "floor-bound"))]
@@ -117,7 +120,7 @@ def remarks(match: Match) -> list[str]:
 def limits(match: Match) -> list[str]:
     """Those of the remarks that forbid a claim: the rows differ in more than the method, or one of
     them shows nothing about it."""
-    return [remark for remark in remarks(match) if remark != ONE_DENSE]
+    return [remark for remark in remarks(match) if remark not in (ONE_DENSE, ONE_CHECKPOINT)]
 
 
 def _target(rows: list[Row]) -> float:

@@ -64,15 +64,18 @@ def readme_with(text: str, cells: Sequence[Cell]) -> str:
 
 def summary(cells: Sequence[Cell]) -> str:
     """How many architectures each method runs on; short enough for a front page."""
-    archs = {c.arch for c in cells}
-    lines = ["| method | runs on | does not apply to | not run yet |", "|---|---|---|---|"]
-    for method in sorted({c.method for c in cells}):
+    archs, methods = {c.arch for c in cells}, sorted({c.method for c in cells})
+    lacks = len(cells) < len(archs) * len(methods)
+    lines = ["| method | runs on | does not apply to |" + " not run yet |" * lacks]
+    lines.append("|---|---|---|" + "---|" * lacks)
+    for method in methods:
         own = [c for c in cells if c.method == method]
         others = ", ".join(_ordered({c.arch for c in own if c.supported == "no"}))
         broken = sum(c.supported == "broken" for c in own)
         yes = f"{len(own) - broken - sum(c.supported == 'no' for c in own)} of {len(archs)}"
         yes += f", **{broken} broken**" if broken else ""
-        lines.append(f"| {method} | {yes} | {others} | {len(archs) - len(own) or ''} |")
+        missing = f" {len(archs) - len(own) or ''} |" * lacks
+        lines.append(f"| {method} | {yes} | {others} |{missing}")
     return "\n".join([*lines, ""])
 
 

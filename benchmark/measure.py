@@ -47,19 +47,27 @@ class Request:
     weights: Path | None
 
 
-def finished(texts: list[str], results: Path, arch: str | None) -> list[Finished]:
-    """The runs that are meant; `all` stands for every one.
+def folders_of(texts: list[str], results: Path) -> list[Path]:
+    """Of the runs that are meant, each once; `all` stands for every one.
 
     Raises:
-        BadInput: no such run, several match, or `--arch` is not its network.
+        BadInput: no such run, or several match.
     """
-    if EVERY in texts:
-        folders = [path.parent for path in Store(results).record_paths()]
-        if not folders:
-            raise BadInput(f"no finished runs under {results}: run a benchmark first")
-    else:
-        folders = [find_run(text, results) for text in texts]
-    found = [_in_place(folder) for folder in dict.fromkeys(folders)]
+    if EVERY not in texts:
+        return list(dict.fromkeys(find_run(text, results) for text in texts))
+    folders = [path.parent for path in Store(results).record_paths()]
+    if not folders:
+        raise BadInput(f"no finished runs under {results}: run a benchmark first")
+    return folders
+
+
+def finished(texts: list[str], results: Path, arch: str | None) -> list[Finished]:
+    """The runs that are meant.
+
+    Raises:
+        BadInput: as `folders_of`, or `--arch` is not its network.
+    """
+    found = [_in_place(folder) for folder in folders_of(texts, results)]
     named = None if arch is None else archs.find(arch)
     for run in found:
         own = run.spec.arch
@@ -211,7 +219,7 @@ def main(
         if lane := LANES[run.spec.result]:
             say(f"run {run.record.run_id}: {lane}, so there is no smaller network to time")
             continue
-        say(f"run {run.record.run_id}: {run.spec.method.label} on {run.spec.arch.name}")
+        say(f"run {run.record.run_id}: {run.spec.name} on {run.spec.arch.name}")
         measure_speed(run, request, screen, say)
     return DONE
 

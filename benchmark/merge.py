@@ -6,23 +6,29 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from benchmark import artefacts, differences, origin
-from benchmark.cli import DONE, FAILED, console, run_app
+from benchmark import artefacts, chosen, differences, imported
+from benchmark.cli import console, run_app
 from benchmark.differences import Difference, Run
 from benchmark.errors import BadInput
 from benchmark.files import DRAFT, check_writable, new_folder, write_new, write_numbered
+from benchmark.merging import (
+    Merging,
+    add_attempts,
+    add_choices,
+    add_entries,
+    add_marks,
+    add_measurements,
+    add_said,
+)
 from benchmark.progress import counted, counting
-from benchmark.record import RECORD, one_line, parse_json
-from benchmark.spec import RunSpec, digest
+from benchmark.record import RECORD
 from benchmark.store import Store
 
 SHOWN = 4  # differing fields in one line
@@ -31,31 +37,13 @@ MANY = 200  # records: from here on progress is shown
 OnProgress = Callable[[int, int], None]
 
 
-@dataclass
-class Merging:
-    """What is to be copied and what was found; filled by reading alone, so that it can be shown
-    before anything is written."""
-
-    store: Store  # where everything goes
-    folders: dict[Path, Path] = field(default_factory=dict)  # runs: to, from
-    files: dict[Path, bytes] = field(default_factory=dict)  # measurements, entries
-    marks: dict[Path, bytes] = field(default_factory=dict)  # of runs that others submitted
-    attempts: list[tuple[Path, bytes]] = field(default_factory=list)  # folder, content
-    there: int = 0  # runs that are equal in both
-    rounded: list[str] = field(default_factory=list)
-    conflicts: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
-
-    @property
-    def code(self) -> int:
-        return FAILED if self.conflicts or self.broken else DONE
-
-
 # ---- what is to be done --------------------------------------------------------------------------
 
 
-def plan(sources: list[Path], into: Path, on_progress: OnProgress | None = None) -> Merging:
-    """Read all sources and decide; writes nothing.
+def plan(
+    sources: list[Path], into: Path, on_progress: OnProgress | None = None, trials: bool = True
+) -> Merging:
+    """Read all sources and decide; writes nothing. `trials`: those too.
 
     Raises:
         BadInput: a source is no results directory, or the target itself.
@@ -63,6 +51,14 @@ def plan(sources: list[Path], into: Path, on_progress: OnProgress | None = None)
     sources = list({source.resolve(): source for source in sources}.values())
     for source in sources:
         _check_source(source, into)
+    merging = _planned(sources, into, on_progress)
+    homes = [home for source in sources if (home := source / chosen.TRIALS).is_dir()]
+    if trials and homes:
+        merging.trials = _planned(homes, into / chosen.TRIALS, on_progress)
+    return merging
+
+
+def _planned(sources: list[Path], into: Path, on_progress: OnProgress | None) -> Merging:
     merging = Merging(Store(into))
     folders = [path.parent for source in sources for path in Store(source).record_paths()]
     for number, folder in enumerate(folders, 1):
@@ -70,9 +66,8 @@ def plan(sources: list[Path], into: Path, on_progress: OnProgress | None = None)
         if on_progress is not None and len(folders) >= MANY:
             on_progress(number, len(folders))
     for source in sources:  # after all records: attempts behind a record are of no interest
-        _add_attempts(merging, source)
-        _add_marks(merging, source)
-        _add_entries(merging, source)
+        for add in (add_attempts, add_marks, add_entries, add_said, add_choices):
+            add(merging, source)
     return merging
 
 
@@ -81,13 +76,14 @@ def _check_source(source: Path, into: Path) -> None:
         raise BadInput(f"no such directory: {source}")
     if source.resolve() == into.resolve():
         raise BadInput(f"{source} is the directory to merge into: name others, or --results OUT")
-    if not any((source / name).is_dir() for name in ("runs", artefacts.FOLDER)):
+    known = ("runs", artefacts.FOLDER, chosen.TRIALS)
+    if not any((source / name).is_dir() for name in known):
         raise BadInput(f"{source} has no runs/: give a results directory")
 
 
 def _add_run(merging: Merging, folder: Path) -> None:
     try:
-        run = whole_run(folder)
+        run = differences.whole_run(folder)
         target = merging.store.run_folder(run.record.spec)  # never by the name it was found under
         known = merging.folders.get(target, target)
         if not (known / RECORD).is_file():
@@ -95,14 +91,15 @@ def _add_run(merging: Merging, folder: Path) -> None:
                 raise BadInput(f"{target} is in the way: it has no {RECORD}")
             merging.folders[target] = folder
             return
-        ours = whole_run(known)
+        ours = differences.whole_run(known)
     except BadInput as error:
         merging.broken.append(f"not merged: {error}")
+        merging.differing.add(folder.name)
         return
     found = differences.differences(ours, run)
     if not found:
         merging.there += 1
-        _add_measurements(merging, target, known, folder)
+        add_measurements(merging, target, known, folder)
     elif all(d.rounded for d in found) and _other_kind(ours, run):
         fields = _fields(found)
         line = f"{_name(run)}: differs in bits (other machine kind): {fields}; ours is kept"
@@ -111,14 +108,7 @@ def _add_run(merging: Merging, folder: Path) -> None:
         kind = " (other machine kind)" if _other_kind(ours, run) else ""
         line = f"{_name(run)}{kind}: {_fields(found)} (here: {known}, kept; there: {folder})"
         merging.conflicts.append(line)
-
-
-def whole_run(folder: Path) -> Run:
-    """The run with all its files, which fit together."""
-    run = differences.read_run(folder)
-    if digest(run.keep) != run.record.plan:
-        raise BadInput(f"{folder / differences.PLAN} is not the plan of its record")
-    return run
+        merging.differing.add(run.record.run_id)
 
 
 def _other_kind(one: Run, other: Run) -> bool:
@@ -138,63 +128,6 @@ def _fields(found: list[Difference]) -> str:
     return "; ".join(shown + more)
 
 
-def _add_measurements(merging: Merging, target: Path, known: Path, folder: Path) -> None:
-    """Measurements belong to the weights they were made on: only equal runs share them."""
-    for path in sorted((folder / "measurements").glob("*.json")):
-        if path.name.startswith("."):
-            continue
-        place = target / "measurements" / path.name
-        ours, content = known / "measurements" / path.name, path.read_bytes()
-        present = merging.files.get(place) or (ours.read_bytes() if ours.is_file() else None)
-        if present is None:
-            merging.files[place] = content
-        elif present != content:
-            merging.conflicts.append(f"{path}: other content than {ours}; kept: {ours}")
-
-
-def _add_attempts(merging: Merging, source: Path) -> None:
-    """Those of cells without a record; the same ones are copied once."""
-    theirs: dict[Path, Counter[bytes]] = {}
-    for path in sorted((source / "attempts").glob("*/*/*/*/*.json")):
-        try:
-            raw = path.read_bytes()
-            spec = RunSpec.model_validate(parse_json(raw)["spec"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            merging.broken.append(f"not merged: {path} is not an attempt: {one_line(error)}")
-            continue
-        if not merging.store.has(spec) and merging.store.run_folder(spec) not in merging.folders:
-            folder = merging.store.root / "attempts" / spec.folder
-            theirs.setdefault(folder, Counter())[raw] += 1
-    for folder, contents in theirs.items():
-        ours = Counter(p.read_bytes() for p in folder.glob("*.json"))
-        ours.update(raw for place, raw in merging.attempts if place == folder)
-        merging.attempts += [(folder, raw) for raw in (contents - ours).elements()]
-
-
-def _add_marks(merging: Merging, source: Path) -> None:
-    """What says which runs others submitted goes along with them."""
-    for path in sorted((source / origin.FOLDER).glob("[!.]*.json")):
-        place, raw = merging.store.root / origin.FOLDER / path.name, path.read_bytes()
-        present = merging.marks.get(place) or (place.read_bytes() if place.is_file() else None)
-        if present is None:
-            merging.marks[place] = raw
-        elif present != raw:
-            merging.conflicts.append(f"{path}: other content than {place}; kept: {place}")
-
-
-def _add_entries(merging: Merging, source: Path) -> None:
-    """Networks made elsewhere; a file is named after its content."""
-    for path in artefacts.paths(source):
-        place, content = merging.store.root / path.relative_to(source), path.read_bytes()
-        try:
-            artefacts.read(path)
-        except BadInput as error:
-            merging.broken.append(f"not merged: {error}")
-            continue
-        if not place.is_file():
-            merging.files.setdefault(place, content)
-
-
 # ---- doing it ------------------------------------------------------------------------------------
 
 
@@ -204,10 +137,14 @@ def apply(merging: Merging) -> None:
     Raises:
         BadInput: a file cannot be read or written; what was copied so far is whole.
     """
+    if merging.trials is not None:  # first: rows rest on them
+        apply(merging.trials)
     check_writable(merging.store.root)
     try:
         for place, content in merging.marks.items():  # first: no run is ever there without its own
             write_new(place, content)
+        for choice in merging.said.values():
+            imported.keep(merging.store, choice)
         for target, source in merging.folders.items():
             _copy_run(merging, source, target)
         for place, content in merging.files.items():
@@ -245,27 +182,42 @@ def show(merging: Merging, dry_run: bool, screen: Console) -> None:
     def say(line: str) -> None:
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    for line in (*merging.broken, *merging.rounded, *(f"conflict: {c}" for c in merging.conflicts)):
+    for line in merging.remarks:
         say(line)
     into, verb = merging.store.root, "would be copied" if dry_run else "copied"
-    entries = sum(path.is_relative_to(into / artefacts.FOLDER) for path in merging.files)
-    extras = [
-        (len(merging.files) - entries, "measurement"),
-        (entries, "imported network"),
-        (len(merging.attempts), "attempt"),
-    ]
-    also = "".join(f", {counted(n, what)}" for n, what in extras if n)
+    also = "".join(f", {counted(n, what)}" for n, what in _beside(merging) if n)
     counts = [
         f"{counted(len(merging.folders), 'run')}{also} {verb}",
         f"{merging.there} already there",
     ]
-    counts += [f"{len(merging.rounded)} with other bits"] if merging.rounded else []
-    counts += [counted(len(merging.conflicts), "conflict")]
-    counts += [f"{len(merging.broken)} not readable"] if merging.broken else []
+    rounded, conflicts, broken = (
+        sum(len(lines) for lines in found)
+        for found in zip(*((m.rounded, m.conflicts, m.broken) for m in merging.all), strict=True)
+    )
+    counts += [f"{rounded} with other bits"] if rounded else []
+    counts += [counted(conflicts, "conflict")]
+    counts += [f"{broken} not readable"] if broken else []
     say(f"{into}: {'; '.join(counts)}")
     if merging.folders and not dry_run:
         place = shlex.quote(str(into))
         say(f"Next: python -m benchmark.report --results {place} draws tables and figures again")
+
+
+def _beside(merging: Merging) -> list[tuple[int, str]]:
+    """What is copied beside runs: numbers, and of what."""
+    into, trials = merging.store.root, merging.trials
+    entries = sum(path.is_relative_to(into / artefacts.FOLDER) for path in merging.files)
+    made = 0 if trials is None else len(trials.folders)
+    files = [place for part in merging.all for place in part.files]
+    tuned = sum(chosen.CHOSEN in p.relative_to(into).parts[:2] for p in files)
+    return [
+        (made, "trial"),
+        (tuned, "tuning choice"),
+        (sum(len(part.said) for part in merging.all), "imported choice"),
+        (len(files) - entries - tuned, "measurement"),
+        (entries, "imported network"),
+        (sum(len(part.attempts) for part in merging.all), "attempt"),
+    ]
 
 
 def main(
@@ -273,8 +225,9 @@ def main(
     results: Annotated[Path, typer.Option(help="Where all of them are united.")] = Path("results"),
     dry_run: Annotated[bool, typer.Option(help="Show what would be done, write nothing.")] = False,
 ) -> int:
-    """Unite results directories: records, measurements, and attempts of cells without a record.
-    Nothing is overwritten. Exit code 1: there were conflicts or unreadable records."""
+    """Unite results directories: records, measurements, trials and what they chose, networks and
+    choices of other code, and attempts of cells without a record. Nothing is overwritten. Exit
+    code 1: there were conflicts or unreadable records."""
     screen = console()
     with counting(screen, "reading records") as on_progress:
         merging = plan(directories, results, on_progress)

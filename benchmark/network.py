@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from benchmark import select
 from benchmark.cifar_resnet import Shortcut
-from benchmark.coupling import Place, alive, cost_terms, couple, places, remove
+from benchmark.coupling import alive, cost_terms, couple, remove
 from benchmark.groups import candidates
 from benchmark.sites import (
     ChannelsFirst,
@@ -53,19 +53,18 @@ class Network(nn.Module):
         self.traced = trace(copy.deepcopy(model).cpu())
         self.scope = scope
         self._gates = 0
-        self._places: dict[str, tuple[Place, ...]] = {}  # found when asked for
         example = example.cpu()
         propagate_shapes(self.traced, example)
         self.map = couple(self.traced, example, output_layers(self.traced))
         self.terms = list(cost_terms(self.traced, self.map))
-        self.convs = tuple(
-            n for n in self._modules_in_order() if isinstance(self.module(n), nn.Conv2d)
-        )
+        called = [str(n.target) for n in self.traced.graph.nodes if n.op == "call_module"]
+        self.order = tuple(n for n in called if isinstance(self.module(n), (*WEIGHTED, *NORMS)))
+        self.convs = tuple(n for n in self.order if isinstance(self.module(n), nn.Conv2d))
         self.candidates = candidates(self.traced, self.map)
         kinds = ("inner",) if scope == "inner" else ("inner", "coupled")
         self.groups = tuple(c.group for c in self.candidates if c.kind in kinds)
         written = {n for g in self.groups for n in g.layers}
-        self.layers = tuple(n for n in self._modules_in_order() if n in written)
+        self.layers = tuple(n for n in self.order if n in written)
         self._dense = dict(dense or {g.name: g.width for g in self.groups})
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -109,7 +108,7 @@ class Network(nn.Module):
         return total[units].float().to(self.weight(layer).device)
 
     def norms(self) -> dict[str, nn.Module]:
-        found = {n: self.module(n) for n in self._modules_in_order()}
+        found = {n: self.module(n) for n in self.order}
         return {n: m for n, m in found.items() if isinstance(m, NORMS)}
 
     def rows(self, group: str) -> dict[str, Tensor]:
@@ -149,9 +148,6 @@ class Network(nn.Module):
 
     def _is_inner(self, group: ChannelGroup) -> bool:
         return any(c.group == group and c.kind == "inner" for c in self.candidates)
-
-    def _modules_in_order(self) -> list[str]:
-        return [str(n.target) for n in self.traced.graph.nodes if n.op == "call_module"]
 
     # ---- sites: gates and taps -----------------------------------------------------------------
 
@@ -283,11 +279,6 @@ class Network(nn.Module):
         self.traced.recompile()
 
     # ---- groups --------------------------------------------------------------------------------
-
-    def tied(self, group: str) -> dict[str, Tensor]:
-        if group not in self._places:  # a penalty asks at every step
-            self._places[group] = tuple(places(self.traced, self.map, group))
-        return {p.name: p.weights(self.module(p.layer)) for p in self._places[group]}
 
     def spread(self, scores: Mapping[str, Tensor]) -> Scores:
         units = torch.zeros(self.map.total, dtype=torch.float64)

@@ -19,8 +19,9 @@ from pydantic import (
 
 from benchmark.data import check_name
 from benchmark.errors import BadInput
+from benchmark.frozen import refuse_truth
 from benchmark.record import check_plain, one_line, refuse_unknown
-from benchmark.spec import ONE_SHOT, SCHEDULES, Lane, Track, refuse_truth
+from benchmark.spec import ONE_SHOT, SCHEDULES, Anew, Lane, Track
 from methods.cards import parse_toml
 
 MOST_DECODERS = 8  # unless --workers says so
@@ -48,6 +49,7 @@ class Options(BaseModel):
     preset: Literal["demo", "quick", "full"] | None = None
     reconstruct: list[Literal["none", "ls"]] = Field(["none"], min_length=1)
     preparation: list[Literal["charged", "free"]] = Field(["charged"], min_length=1)
+    weights: list[Literal["inherited"] | Anew] = Field(["inherited"], min_length=1)
     min_width: float = Field(0.1, gt=0, lt=1)
     round_to: int = Field(1, ge=1, le=1024)
     schedule: list[str] = Field([ONE_SHOT], min_length=1)
@@ -58,6 +60,7 @@ class Options(BaseModel):
     batch_size: int | None = Field(None, ge=2)
     set: dict[str, Any] = {}
     checkpoint: Path | None = None
+    adapt_epochs: float | None = Field(None, gt=0)
     pretrained: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "fp32"

@@ -17,11 +17,13 @@ import pandas as pd
 from pydantic import ValidationError
 
 from benchmark.archive import Line, Sha256
+from benchmark.choices import content_of
 from benchmark.columns import Column
 from benchmark.errors import BadInput
 from benchmark.files import dump_json, write_text
+from benchmark.frozen import Frozen
 from benchmark.record import one_line, parse_json
-from benchmark.spec import PROTOCOL, Frozen, RunSpec
+from benchmark.spec import PROTOCOL, RunSpec
 from methods import find_ours
 
 FOLDER = "submitted"
@@ -86,12 +88,13 @@ class Mark(Frozen):
 
 
 def code_of(spec: RunSpec) -> str:
-    """What of a run's code is not that of this suite: protocol, revision, hashes of sources; empty:
-    nothing."""
+    """What of a run's code is not that of this suite: protocol, revision, hashes of sources, and
+    what other code chose that it prunes by; empty: nothing."""
     found = [] if spec.protocol == PROTOCOL else [f"protocol {spec.protocol}"]
     if not spec.method.source and find_ours(spec.method.label).cls.revision != spec.method.revision:
         found.append(f"{spec.method.label} revision {spec.method.revision}")
-    return " ".join(filter(None, (*found, spec.method.source, spec.arch.source)))
+    own = (spec.method.source, spec.arch.source, content_of(spec))
+    return " ".join(filter(None, (*found, *own)))
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -99,6 +102,11 @@ def code_of(spec: RunSpec) -> str:
 
 def place_of(root: Path, archive: str) -> Path:
     return root / FOLDER / f"{archive[:12]}.json"
+
+
+def evidence_of(root: Path, archive: str) -> Path:
+    """Where trials of an archive are kept: beside its mark, apart from those made here."""
+    return place_of(root, archive).with_suffix("")
 
 
 def read_marks(root: Path) -> list[Mark]:

@@ -69,6 +69,10 @@ FRAMES = {
     "similarity": ("How alike the choices are", "Kept channels that two rows have in common, "
                    "beside what random choices at their widths would share. The same row twice: "
                    "between its seeds."),
+    "ladder": ("Without recovery, at many targets", "Validation accuracy after removal and "
+               "recalibration of batch norm alone, of choices made at each target as in a run."),
+    "early": ("The first steps of recovery", "Validation accuracy after so many steps; step 0 is "
+              "after recalibration of batch norm."),
     "exploratory": ("Other comparisons", "Exploratory: each interval stands for itself, and with "
                     "this many some leave out zero by chance."),
     "pooled": ("Over boards", "Differences to the references, targets averaged within each pair of "

@@ -41,8 +41,10 @@ class EpochRow:
         return f"{self.phase} {self.epoch:g} epochs: loss {self.loss:.4f}{val}, rate {self.lr:.2g}"
 
 
-class EpochMemory(Memory, Protocol):
-    """A memory that looks at the network after every epoch."""
+class Watch(Memory, Protocol):
+    """A memory that looks at the network after every step and every epoch."""
+
+    def after_step(self, step: int) -> None: ...
 
     def after_epoch(self, row: EpochRow) -> None: ...
 
@@ -85,7 +87,7 @@ class Phase:
     schedule: Schedule
     optimizer: torch.optim.Optimizer
     penalty: Callable[[], Tensor] | None
-    memory: EpochMemory | None
+    memory: Watch | None
     validate: bool
     step: int = 0
     images: int = 0

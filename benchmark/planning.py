@@ -108,6 +108,7 @@ def _check_multiples(plan: Plan, limits: select.Widths) -> None:
 def scores_key(spec: RunSpec, prepares: bool = True, number: int = 1) -> str:
     """Everything that scoring depends on (DECISIONS 6); how recovery trains matters only to
     methods that train themselves, and to later rounds."""
+    spec = spec.chosen_by
     if number > 1:
         return digest([number, identity(spec)])
     apart = {"allocation", "rates", "flops_reduction", "min_width", "round_to", "reconstruct"}
@@ -148,6 +149,7 @@ def planned(
     number: int = 1,
 ) -> Plan:
     """The plan of a method that decides everything; `net` and `trainer` as in `scored`."""
+    spec = spec.chosen_by
 
     def work() -> Moment:
         plan = method.prune(net, budget, trainer)

@@ -22,6 +22,7 @@ from benchmark.network import Network
 from benchmark.progress import duration
 from benchmark.record import RunRecord
 from benchmark.schedule import make_optimizer
+from benchmark.scratch import longer
 from benchmark.sources import seconds_per_image
 from benchmark.spec import RunSpec
 from benchmark.trainer import MOST_RECALIBRATION
@@ -55,11 +56,9 @@ class Seconds:
     def __mul__(self, factor: float) -> Seconds:
         return Seconds(self.low * factor, self.middle * factor, self.high * factor)
 
-    def within(self, factors: Seconds) -> Seconds:
+    def within(self, other: Seconds) -> Seconds:
         """Scaled by factors that are themselves a range."""
-        return Seconds(
-            self.low * factors.low, self.middle * factors.middle, self.high * factors.high
-        )
+        return Seconds(self.low * other.low, self.middle * other.middle, self.high * other.high)
 
     def __str__(self) -> str:
         low, high = duration(self.low), duration(self.high)
@@ -99,10 +98,11 @@ class Work:
     def of(cls, spec: RunSpec, data: Data, optimistic: bool, choices: int) -> Work:
         """`choices`: networks that the check of the choice judges."""
         epoch, cut = len(data.train), spec.flops_reduction * (spec.result == "channels")
-        allowed = round(spec.budget_epochs * epoch)
+        factor = longer(spec, 1 / (1 - cut))
+        allowed = round(spec.own_epochs * factor * epoch)
         forward = int(FORWARD_SHARE * allowed)
         calibrated = min(epoch, forward, MOST_RECALIBRATION)
-        read = spec.recovery.epochs * (len(data.val) + optimistic * len(data.test))
+        read = spec.training.epochs * factor * (len(data.val) + optimistic * len(data.test))
         judged = choices * (calibrated + len(data.val))
         return cls(1 - cut, allowed, forward, calibrated + read + judged)
 

@@ -163,7 +163,9 @@ def parse_claim(row: Mapping[str, Any], place: str) -> Claim:
 @cache
 def known_words() -> dict[str, set[str]]:
     """Legal content of the columns that hold one word of a list, and of our names."""
-    ours = {"label": methods.all_names(), "arch": ARCHS, "data": NAMES}
+    labels = methods.all_names()
+    labels += [f"{label} ({kind})" for label in labels for kind in ("scratch-e", "scratch-b")]
+    ours = {"label": labels, "arch": ARCHS, "data": NAMES}
     return WORDS | {column: {"", *names} for column, names in ours.items()}
 
 

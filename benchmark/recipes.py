@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from benchmark.errors import BadInput
+from benchmark.options import Options
 from benchmark.spec import Recipe
 
 Preset = Literal["demo", "quick", "full"]
@@ -71,3 +72,19 @@ def card_recipe(values: dict[str, Any], place: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(f"{place}.{first['loc'][0]}: {first['msg']}") from error
+
+
+def recovery_changes(options: Options) -> dict[str, Any]:
+    """What flags and `--set` say of recovery."""
+    flags = {"epochs": options.epochs, "lr": options.lr, "batch_size": options.batch_size}
+    return {k: v for k, v in flags.items() if v is not None} | settings(options, "recovery")
+
+
+def settings(options: Options, prefix: str) -> dict[str, Any]:
+    """What `--set PREFIX.FIELD=V` says, by field."""
+    found = {}
+    for key, value in options.set.items():
+        owner, _, field = key.partition(".")
+        if owner == prefix:
+            found[field] = value
+    return found

@@ -15,8 +15,9 @@ from pydantic import Field, ValidationError
 
 from benchmark.errors import BadInput
 from benchmark.flops import Cost
+from benchmark.frozen import Frozen
 from benchmark.migrate import migrated
-from benchmark.spec import SCHEMA, Frozen, RunSpec
+from benchmark.spec import SCHEMA, RunSpec
 from benchmark.tuning import Tuning
 from methods.api import Plan
 
@@ -102,6 +103,8 @@ class RunRecord(Frozen):
     recalibrated: Accuracy
     final: Accuracy  # last epoch: the headline
     best_val: BestVal | None
+    # Of recovery: step, validation accuracy; of 5,000 images at most (see `recovery.EARLY`).
+    early: list[tuple[int, float]] = Field(default_factory=list)
     at_chance: bool  # final accuracy is that of guessing: diverged
     selection: SelectionCheck | None
     seed_agreement: SeedAgreement | None

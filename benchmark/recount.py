@@ -15,9 +15,12 @@ from benchmark.claimed import SAME_POINT
 from benchmark.errors import BadInput
 from benchmark.published import Claim
 from benchmark.record import RunRecord
+from benchmark.spec import parts_of
 from methods.api import Unsupported
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from benchmark.counting import Counted
     from benchmark.network import Network
 
@@ -29,12 +32,35 @@ _NETWORKS: dict[Key, Network | None] = {}  # None: it cannot be built
 def of_run(record: RunRecord) -> Counted | None:
     """What the run left, by both rules. None: its network cannot be built here, or costs something
     else than the record says, as one that was changed since."""
+    found = _left(_key(record), tuple(sorted(record.widths.items())))
+    return found if found is not None and found.physical == record.pruned.macs else None
+
+
+def macs_of(record: RunRecord, masks: Mapping[str, Tensor]) -> tuple[int, int | None] | None:
+    """Of the dense network and of what the plan leaves of it; the second is None where images
+    decide. `masks`: kept kernels by layer. None: its network cannot be built here."""
+    key = _key(record)
+    net, found = _NETWORKS[key], _left(key, tuple(sorted(record.widths.items())))
+    if net is None or found is None:
+        return None
+    if record.spec.result == "channels":
+        return found.dense, found.physical
+    if record.spec.result == "dynamic":
+        return found.dense, None
+    shapes = {term.layer: net.weight(term.layer).shape[:2] for term in net.terms}
+    if any(keep.shape != shapes.get(layer) for layer, keep in masks.items()):
+        return found.dense, 0  # a plan of another network: no cost of it is right
+    gone = sum(net.kernel_macs(layer) * int((~keep).sum()) for layer, keep in masks.items())
+    return found.dense, found.dense - gone
+
+
+def _key(record: RunRecord) -> Key:
+    """Of its network, which is built unless it was before."""
     spec = record.spec
     key = (spec.arch.structure, spec.data.image_size, spec.data.num_classes)
     if key not in _NETWORKS:
         _NETWORKS[key] = _build(record)
-    found = _left(key, tuple(sorted(record.widths.items())))
-    return found if found is not None and found.physical == record.pruned.macs else None
+    return key
 
 
 def of_claim(claim: Claim) -> Counted | None:
@@ -42,7 +68,7 @@ def of_claim(claim: Claim) -> Counted | None:
     method, and meant for this network, data and FLOPs reduction. None: there is no such list."""
     if not (claim.label and claim.arch) or claim.flops_reduction is None:
         return None
-    recipe = methods.find(claim.label).recipe(claim.arch)
+    recipe = methods.find(parts_of(claim.label)[0]).recipe(claim.arch)
     away = abs(100 * recipe.get("flops_reduction", 0.0) - float(claim.flops_reduction))
     if recipe.get("dataset") != claim.data or away > SAME_POINT:
         return None

@@ -28,11 +28,11 @@ from benchmark.images import DataIdentity
 from benchmark.load import find_run
 from benchmark.options import Options, options_from
 from benchmark.progress import GridProgress, counting
-from benchmark.scratch import scratch
 from benchmark.spec import PROTOCOL, MethodIdentity, RunSpec
 from benchmark.store import Store
 from benchmark.tasks import data_of
 from benchmark.verdict import Say, introduce, judge
+from benchmark.workdir import workdir
 from methods import Entry, UnknownMethod, build, find, is_installed
 
 
@@ -130,7 +130,7 @@ def entry_of(method: MethodIdentity, file: Path | None) -> Entry:
 def check_checkpoint(spec: RunSpec, checkpoint: Path | None) -> None:
     """Raises BadInput unless it holds the weights the run starts from."""
     wanted = spec.start.checkpoint
-    if spec.start.kind != "checkpoint":
+    if not wanted:
         if checkpoint is not None:
             raise BadInput(f"the run starts from {spec.start.kind}: leave out --checkpoint")
         return
@@ -175,7 +175,7 @@ def take_dense(job: Job, place: Path) -> bool:
     method = build(job.entry, job.spec.method.params)
     name = f"dense-{baseline.stage_key(job.spec, method.own_dense)}"
     source = job.root / "stages" / name
-    if job.spec.start.kind != "baseline" or not source.is_dir():
+    if not job.spec.start.is_trained_here or not source.is_dir():
         return False
     with new_folder(place / "stages" / name) as draft:
         shutil.copytree(source, draft, dirs_exist_ok=True)
@@ -264,7 +264,7 @@ def main(
     job = job_of(find_run(run, results), words, method_file, reuse_dense)
     choice = imported.of_run(job.spec, job.entry, Store(job.root), pruned_by)
     try:
-        with scratch(job.root, into, keep, say) as place:
+        with workdir(job.root, into, keep, say) as place:
             if choice is not None:
                 imported.keep(Store(place), choice)
             return reproduce(job, place, screen, say)

@@ -28,8 +28,8 @@ from methods.api import Budget, Method, Plan
 
 @dataclass(frozen=True)
 class Chosen:
-    """What stays of the dense network. Scores and the network that they judge are those of a single
-    round: the choices of several have no scores in common."""
+    """What stays of the dense network. Scores, and the network by which the choice is judged, are
+    those of a single round: the choices of several have no scores in common."""
 
     plan: Plan  # units of the dense network
     made: Became
@@ -76,10 +76,11 @@ def choose(
 def _at_once(
     spec: RunSpec, method: Method, net: Network, trainer: Trainer, context: Context
 ) -> Chosen:
+    dense = None if method.scores_first else net.copy()  # before a method works on the weights
     plan, scores = make_plan(spec, method, net, budget_of(spec, net), trainer, context)
-    judged = net
+    judged = dense or net
     if spec.reconstruct == "ls":
-        judged = net.copy()  # the choice is judged on the weights it was made on
+        judged = dense or net.copy()  # the choice is judged on the weights it was made on
         reconstruct(net, plan, trainer)
     return Chosen(plan, became(net, plan), scores, judged)
 

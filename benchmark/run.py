@@ -71,6 +71,10 @@ def main(
     preparation: Annotated[
         str | None, typer.Option(help="charged, free, or both: who pays for masks and sparsity.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="inherited, or new ones: scratch (total), scratch-e, scratch-b (paper)."),
+    ] = None,
     controls: Annotated[
         bool | None, typer.Option("--controls/--no-controls", help="Controls beside methods.")
     ] = None,
@@ -89,6 +93,7 @@ def main(
         typer.Option("--set", help="METHOD.FIELD=V, recovery.FIELD=V or baseline.FIELD=V."),
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Start from trained weights.")] = None,
+    adapt_epochs: Annotated[float | None, typer.Option(help="Each seed trains it first.")] = None,
     pretrained: Annotated[
         bool | None,
         typer.Option("--pretrained", help="Start from weights of timm or torchvision."),

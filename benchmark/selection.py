@@ -23,7 +23,7 @@ from methods.api import Allocation, Budget, Method, Plan, Unsupported
 
 # Of the selection check, per seed and sort of widths. One costs 1.7 % of a run of the demo.
 RANDOM_DRAWS = 5
-OWN_DRAWS, UNIFORM_DRAWS = 3, 4  # salts of their generators; 3 is that of all earlier records
+OWN_DRAWS, UNIFORM_DRAWS, OTHERS = 3, 4, 5  # salts; 3 is that of all earlier records
 SECOND_SEED = 1_000_003  # added to the run seed for the agreement between method seeds
 
 
@@ -41,18 +41,21 @@ def check_selection(
     trainer: Trainer,
 ) -> SelectionCheck | None:
     """The choice against its inverse and against random draws, at its own widths and at uniform
-    ones that meet the budget (DECISIONS 17, 24), on validation images."""
-    if not len(trainer.val) or not method.informed or not plan.keep or scores is None:
+    ones that meet the budget (DECISIONS 17, 24), on validation images.
+
+    `net`: with the weights that scores were made on; for a method that decides everything, without
+    scores, the dense network, so that the choice is judged apart from what the method did to the
+    weights. Its inverse keeps the units that the choice removes, as far as they go.
+    """
+    if not _has_inverse(method, plan, trainer):
         return None
 
     def judged(kept: Plan) -> float:
-        model = net.remove(kept)
-        trainer.recalibrate(model, 0, note=False)
-        return trainer.accuracy(model)
+        return judge(net, kept, trainer)
 
     own = judged(plan)
-    grouped = net.group_scores(scores, method.comparable)
-    inverse = judged(select.best({g: -s for g, s in grouped.items()}, plan.widths()))
+    grouped = _grouped(method, net, scores, plan, trainer)
+    inverse = judged(_worst(grouped, plan))
 
     def drawn(widths: Mapping[str, int], salt: int) -> list[float]:
         draw, found = trainer.generator(salt), []
@@ -74,6 +77,59 @@ def check_selection(
         uniform=None if widths is None else uniform,
         uniform_percentile=None if widths is None else _percentile(own, uniform),
     )
+
+
+def judge(net: Network, plan: Plan, trainer: Trainer) -> float:
+    """Share of validation images that are right after removal and BN recalibration."""
+    model = net.remove(plan)
+    trainer.recalibrate(model, 0, note=False)
+    return trainer.accuracy(model)
+
+
+def inverse_accuracy(
+    method: Method,
+    net: Network,
+    scores: dict[str, Tensor] | None,
+    plan: Plan,
+    trainer: Trainer,
+) -> float | None:
+    """What `judge` says of the inverse of a choice, as in its check; None: it has none."""
+    if not _has_inverse(method, plan, trainer):
+        return None
+    return judge(net, _worst(_grouped(method, net, scores, plan, trainer), plan), trainer)
+
+
+def _has_inverse(method: Method, plan: Plan, trainer: Trainer) -> bool:
+    return bool(len(trainer.val) and method.informed and plan.keep)
+
+
+def _grouped(
+    method: Method,
+    net: Network,
+    scores: dict[str, Tensor] | None,
+    plan: Plan,
+    trainer: Trainer,
+) -> dict[str, Tensor]:
+    """Scores of units by which the choice is made."""
+    if scores is None:
+        return _of_choice(net, plan, trainer)
+    return net.group_scores(scores, method.comparable)
+
+
+def _worst(grouped: Mapping[str, Tensor], plan: Plan) -> Plan:
+    """The inverse of a choice at its own widths."""
+    return select.best({g: -s for g, s in grouped.items()}, plan.widths())
+
+
+def _of_choice(net: Network, plan: Plan, trainer: Trainer) -> dict[str, Tensor]:
+    """Scores by which exactly the choice is made; chance decides among the rest, and among what is
+    kept."""
+    draw, found = trainer.generator(OTHERS), {}
+    for group in net.groups:
+        score = torch.rand(group.width, generator=draw)
+        score[list(plan.keep.get(group.name, ()))] += 1
+        found[group.name] = score
+    return found
 
 
 def _percentile(own: float, drawn: list[float]) -> float:

@@ -95,7 +95,7 @@ def read(folder: Path) -> Run:
     """
     there = (folder / differences.PREDICTIONS).exists()
     arrays = differences.arrays_of(folder) if there else {}
-    return Run(folder, read_record(folder / RECORD), differences.keep_of(folder), [], arrays)
+    return Run(folder, read_record(folder / RECORD), differences.plan_of(folder)[0], [], arrays)
 
 
 def compared(a: Run, b: Run) -> SideBySide:

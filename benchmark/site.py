@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from benchmark.errors import BadInput
+from benchmark.frozen import Frozen
 from benchmark.record import check_plain, one_line, refuse_unknown
-from benchmark.spec import Frozen
 from methods.cards import parse_toml
 
 START_UP = 60  # seconds: imports and data, before a job can do anything useful

@@ -10,17 +10,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, model_validator
 
+from benchmark.frozen import Frozen
 from benchmark.images import DataIdentity, Name
 
 PROTOCOL = 1  # raise it when any result changes for a reason outside one method: new tables start
@@ -32,28 +26,8 @@ Precision = Literal["fp32", "bf16"]
 ONE_SHOT, LAYERWISE = "one-shot", "layerwise"
 SCHEDULES = r"^(one-shot|layerwise|iterative:([2-9]|[1-9][0-9]))$"
 Lane = Literal["default", "tuned", "trial"]
+Anew = Literal["scratch", "scratch-e", "scratch-b"]
 RATE = "recovery.lr"  # the one value that is tuned and is not a method's own
-
-HARMLESS = {str, int, float, type(None)}  # most of what a record holds: the quick way out
-
-
-class Frozen(BaseModel):
-    """Immutable, and unknown keys are errors.
-
-    `ADDED_LATER` names fields that a later version of the suite added. While they hold their
-    default, which must mean what was done before, they are left out of the run id: old ids stay.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    ADDED_LATER: ClassVar[frozenset[str]] = frozenset()
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if type(value) in HARMLESS:
-            return value
-        return refuse_truth(value, cls.model_fields[str(info.field_name)].annotation)
 
 
 class Recipe(Frozen):
@@ -87,11 +61,19 @@ class ArchIdentity(Frozen):
     source: str = ""  # hash of a user's own file
 
 
-class Start(Frozen):
-    """Where the dense network comes from; `checkpoint` is the hash of the file's tensors."""
+StartKind = Literal["baseline", "checkpoint", "adapted", "random"]
 
-    kind: Literal["baseline", "checkpoint", "random"]
+
+class Start(Frozen):
+    """Where the dense network comes from; `checkpoint` is the hash of the file's tensors. Adapted:
+    trained on from there by the baseline's recipe, for each seed anew."""
+
+    kind: StartKind
     checkpoint: str = ""
+
+    @property
+    def is_trained_here(self) -> bool:
+        return self.kind in ("baseline", "adapted")
 
 
 class MethodIdentity(Frozen):
@@ -99,7 +81,7 @@ class MethodIdentity(Frozen):
     variant: Name | Literal[""] = ""
     revision: int
     source: str = ""  # hash of a user's own file; the suite's methods have a revision
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field({})
 
     @property
     def label(self) -> str:
@@ -115,6 +97,15 @@ class Seeds(Frozen):
     run: int
 
 
+class Scratch(Frozen):
+    """New weights for the network that a method chose, in place of the dense network's: the
+    control that tells what weights are worth from what widths are (see `scratch.py`). `recipe`: by
+    which they are trained; of `scratch-b`, before its epochs grow."""
+
+    kind: Anew
+    recipe: Recipe
+
+
 class RunSpec(Frozen):
     """One cell at one seed.
 
@@ -127,10 +118,13 @@ class RunSpec(Frozen):
     `lane`: values of the paper or card (default), or those that so many validation-only `trials`
     of each method chose (tuned), or one of these trials, which stands in no table. `tuned` names
     these values: `recovery.lr`, and fields of the method.
+
+    `scratch`: all other fields are those of the run whose network is trained anew.
     """
 
     ADDED_LATER: ClassVar[frozenset[str]] = frozenset(
         {"replicas", "sync_bn", "round_to", "schedule", "lane", "trials", "tuned", "result"}
+        | {"scratch"}
     )
 
     protocol: int = PROTOCOL
@@ -159,12 +153,15 @@ class RunSpec(Frozen):
     lane: Lane = "default"
     trials: int = Field(0, ge=0)
     tuned: tuple[str, ...] = ()
+    scratch: Scratch | None = None
     seeds: Seeds
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
-        if (self.start.kind == "baseline") != (self.baseline is not None):
-            raise ValueError("a baseline recipe belongs to start = baseline, and only there")
+        if self.start.is_trained_here != (self.baseline is not None):
+            raise ValueError("a baseline recipe belongs to starts that are trained here")
+        if (self.start.kind in ("checkpoint", "adapted")) != bool(self.start.checkpoint):
+            raise ValueError("a hash belongs to starts from a checkpoint, and only there")
         if (self.allocation == "listed") != bool(self.rates):
             raise ValueError("rates belong to allocation = listed, and only there")
         if (self.lane != "default") != bool(self.tuned):
@@ -173,6 +170,8 @@ class RunSpec(Frozen):
             raise ValueError("a number of trials belongs to lane = tuned, and only there")
         if not set(self.tuned) <= {RATE, *self.method.params}:
             raise ValueError("what is tuned must be values of the run")
+        if self.scratch and (self.track == "common" or self.reconstruct != "none"):
+            raise ValueError("new weights belong to the tracks total and paper, without refits")
         return self
 
     @cached_property
@@ -202,12 +201,46 @@ class RunSpec(Frozen):
         ls = " + ls" if self.reconstruct == "ls" else ""
         rounds = f" {self.schedule}" if self.in_rounds else ""
         free = " (preparation free)" if self.preparation == "free" else ""
-        return f"{self.method.label}{ls}{rounds}{free}"
+        return f"{self.row}{ls}{rounds}{free}"
+
+    @property
+    def row(self) -> str:
+        """Method and variant as typed, and whether weights are new: `l1norm:a (scratch-b)`."""
+        return f"{self.method.label} ({self.scratch.kind})" if self.scratch else self.method.label
+
+    def titled(self, title: str) -> str:
+        """The method's title, as a row of this kind has it."""
+        return f"{title}, {self.scratch.kind.title()}" if self.scratch else title
+
+    @property
+    def chosen_by(self) -> RunSpec:
+        """The run that chooses the channels: itself, unless its weights are new."""
+        return self.model_copy(update={"scratch": None}) if self.scratch else self
+
+    @property
+    def weights_start(self) -> StartKind:
+        """Where the weights come from that are trained in the end."""
+        return "random" if self.scratch else self.start.kind
+
+    @property
+    def training(self) -> Recipe:
+        """Of the network that is left."""
+        return self.scratch.recipe if self.scratch else self.recovery
+
+    @property
+    def own_epochs(self) -> float:
+        """What the run may spend on gradient steps after the start of its weights, as planned."""
+        return self.scratch.recipe.epochs if self.scratch else self.budget_epochs
 
     @property
     def is_trial(self) -> bool:
         """Whether it is judged on validation images alone, and stands in no table."""
         return self.lane == "trial"
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether trials chose its values, or it is one."""
+        return self.lane != "default"
 
     @property
     def tuned_values(self) -> dict[str, Any]:
@@ -240,22 +273,10 @@ def identity(model: BaseModel) -> dict[str, Any]:
     return content | {k: identity(v) for k, v in inner.items() if isinstance(v, BaseModel)}
 
 
-def refuse_truth(value: Any, annotation: Any) -> Any:
-    """The value, unless it is or lists true or false and the field takes none: Python counts them
-    as 1 and 0, nobody who writes `epochs = true` does."""
-    if _takes_truth(annotation):
-        return value
-    held = value if isinstance(value, list | tuple) else [value]
-    if isinstance(value, dict) and get_origin(annotation) is dict:  # a model judges its own fields
-        held = list(value.values())
-    for item in held:
-        if isinstance(item, bool):
-            raise ValueError(f"needs a number or a word, not {str(item).lower()}")
-    return value
-
-
-def _takes_truth(annotation: Any) -> bool:
-    return annotation in (bool, Any) or any(_takes_truth(a) for a in get_args(annotation))
+def parts_of(row: str) -> tuple[str, str]:
+    """Method and kind of new weights of what `RunSpec.row` calls a row; empty: inherited ones."""
+    label, _, kind = row.partition(" ")
+    return label, kind.strip("()")
 
 
 def canonical(value: Any) -> str:

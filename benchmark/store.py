@@ -5,9 +5,7 @@ attempts. Everything is written to a temporary name and renamed, so nothing half
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
-import json
 import os
 import tempfile
 import time
@@ -17,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from benchmark.attempts import Attempt, read_attempts
 from benchmark.checkpoint import EVERY, Checkpoints, quiet
@@ -44,18 +39,12 @@ from benchmark.record import (
     readable,
 )
 from benchmark.spec import RunSpec
+from benchmark.stages import DAMAGED, is_stage, read_stage, write_stage
+from benchmark.stages import Stage as Stage
 from methods.api import Plan
 
 ASIDE = ".damaged-"  # begins the name of what could not be read
 BALLAST = 1 << 18  # bytes: room for some hundred attempts
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Result of a shared piece of work: tensors, and facts as JSON."""
-
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -216,12 +205,8 @@ class Store:
         if not folder.exists():
             return None
         try:
-            content = (folder / "tensors.safetensors").read_bytes()
-            whole = json.loads((folder / "facts.json").read_text("utf-8"))
-            if whole["sha256"] != _stage_digest(content, whole["facts"]):
-                raise ValueError("its content is not what was written")
-            return Stage(load(content), whole["facts"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            return read_stage(folder)
+        except DAMAGED as error:
             log(f"warning: stage {folder.name} is damaged ({error}); it is made again")
             with (
                 tempfile.TemporaryDirectory(prefix=DRAFT, dir=self.stages) as bin_,
@@ -235,17 +220,12 @@ class Store:
         return (self._stage_folder(kind, key) / "facts.json").is_file()
 
     def publish_stage(self, kind: str, key: str, stage: Stage) -> None:
-        whole = {k: v.detach().cpu().contiguous().clone() for k, v in stage.tensors.items()}
-        content = save(whole)
-        sha256 = _stage_digest(content, stage.facts)
+        content, sha256 = stage.content()
         folder = self._stage_folder(kind, key)
-        if folder.exists() and not _is_stage(folder, sha256):
+        if folder.exists() and not is_stage(folder, sha256):
             _set_aside(folder)  # of another try, on another machine, or damaged
         with new_folder(folder) as draft:
-            (draft / "tensors.safetensors").write_bytes(content)
-            (draft / "facts.json").write_text(
-                dump_json({"facts": stage.facts, "sha256": sha256}), encoding="utf-8"
-            )
+            write_stage(draft, content, sha256, stage.facts)
 
     def _stage_folder(self, kind: str, key: str) -> Path:
         return self.stages / f"{kind}-{key}"
@@ -280,16 +260,3 @@ def _set_aside(folder: Path) -> None:
             with contextlib.suppress(FileNotFoundError):  # somebody else was faster
                 folder.rename(place)
             return
-
-
-def _is_stage(folder: Path, sha256: str) -> bool:
-    try:
-        content = (folder / "tensors.safetensors").read_bytes()
-        whole = json.loads((folder / "facts.json").read_text("utf-8"))
-        return bool(whole["sha256"] == sha256 == _stage_digest(content, whole["facts"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _stage_digest(content: bytes, facts: dict[str, Any]) -> str:
-    return hashlib.sha256(content + dump_json(facts).encode()).hexdigest()

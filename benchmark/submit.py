@@ -1,7 +1,8 @@
 """`python -m benchmark.submit DIR`: the finished runs of a results directory as one file to send.
 
 It holds what is committed of each run (record, plan, curve, predictions, measurements that tables
-are made from), the source of the methods and networks that are not ours, and the hash of it all.
+are made from), the source of the methods and networks that are not ours, what runs rest on (trials,
+choices of other code), and the hash of it all.
 """
 
 from __future__ import annotations
@@ -17,19 +18,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmark import archs, origin
+from benchmark import archs, artefacts, carried, chosen, origin
 from benchmark.archive import FILES_OF_A_RUN, KINDS, pack
 from benchmark.cli import DONE, console, run_app
+from benchmark.differences import whole_run
 from benchmark.errors import BadInput
 from benchmark.files import write_new
 from benchmark.grid import read_grids
-from benchmark.merge import whole_run
 from benchmark.progress import counted
 from benchmark.record import RunRecord
 from benchmark.store import Store
 from methods import is_ours, plugins
 
 SUITE = "prunebench"
+NO_NETWORKS = "what benchmark.evaluate measured is not submitted, send the file of the weights"
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,18 @@ def foreign(records: Iterable[RunRecord]) -> list[Foreign]:
 # ---- what is packed ------------------------------------------------------------------------------
 
 
-def files_of(root: Path, given: list[Path]) -> dict[str, bytes]:
-    """Everything that goes into the archive, by place.
+def files_of(root: Path, given: list[Path], pruned_by: list[Path]) -> dict[str, bytes]:
+    """Everything that goes into the archive, by place. Given files: sources of methods and
+    networks, and choices of other code.
 
     Raises:
-        BadInput: no runs, one that is not whole, runs that others submitted, or a source that is
-            not known.
+        BadInput: no runs, one that is not whole, runs that others submitted, or a source, a trial
+            or a choice that is not known.
     """
     store = Store(root)
     if not root.is_dir() or not store.record_paths():
-        raise BadInput(f"no finished runs under {root}: run a benchmark first, or give another DIR")
+        why = NO_NETWORKS if artefacts.paths(root) else "run a benchmark first, or give another DIR"
+        raise BadInput(f"no finished runs under {root}: {why}")
     if origin.read_marks(root):
         raise BadInput(
             f"{root / origin.FOLDER} says that others submitted runs of it: give the directory "
@@ -76,6 +80,9 @@ def files_of(root: Path, given: list[Path]) -> dict[str, bytes]:
     records = []
     for path in store.record_paths():
         run = whole_run(path.parent)
+        if run.record.spec.is_trial:
+            raise BadInput(f"{path.parent} is a trial: give the directory of the tuned rows; their "
+                           f"trials, in its {chosen.TRIALS}/, go along")  # fmt: skip
         place = f"runs/{run.record.spec.folder}"
         if (root / place).resolve() != path.parent.resolve():
             raise BadInput(f"{path.parent} is not where its record belongs: that is {root / place}")
@@ -84,6 +91,9 @@ def files_of(root: Path, given: list[Path]) -> dict[str, bytes]:
             for measured in sorted((path.parent / "measurements").glob(f"{kind}-*.json")):
                 files[f"{place}/measurements/{measured.name}"] = measured.read_bytes()
         records.append(run.record)
+    tried, trials = carried.trials_of(root, records)
+    records += trials
+    files |= tried | carried.said_by_files([root, root / chosen.TRIALS], records, pruned_by)
     for wanted in foreign(records):
         found = source_of(wanted, store, given)
         files |= {f"sources/{wanted.source}/{place}": raw for place, raw in found.items()}
@@ -143,17 +153,22 @@ def _hash(path: Path) -> str:
 # ---- the command ---------------------------------------------------------------------------------
 
 
-def show(files: dict[str, bytes], packed: bytes, out: Path, screen: Console) -> None:
+def show(files: dict[str, bytes], packed: bytes, out: Path, left: int, screen: Console) -> None:
+    """`left`: networks that other code made, which do not go along."""
     runs = sum(name.endswith(FILES_OF_A_RUN[0]) for name in files)
     sources = sorted(n for n in files if n.startswith("sources/") and n.endswith(".py"))
     place = shlex.quote(str(out))
+    trials = sum(name.startswith(f"{chosen.TRIALS}/runs/") for name in files) // len(FILES_OF_A_RUN)
+    tried = f" and {counted(trials, 'trial')}" if trials else ""
     lines = [
-        f"{out}: {counted(runs, 'run')}, {len(packed) / 2**20:.1f} MB, sha256 "
+        f"{out}: {counted(runs - trials, 'run')}{tried}, {len(packed) / 2**20:.1f} MB, sha256 "
         f"{hashlib.sha256(packed).hexdigest()}",
         *(
             f"  with the source {name.split('/', 2)[2]} ({len(files[name])} bytes)"
             for name in sources
         ),
+        *(f"  with {n}, which runs prune by" for n in sorted(files) if n.startswith("pruned-by/")),
+        *([f"  without {counted(left, 'imported network')}: {NO_NETWORKS}"] if left else []),
         "Everything in it can be read by whoever gets it, records with the names of machines too.",
         f"Next: python -m benchmark.verify {place} says what whoever gets it will see",
     ]
@@ -168,6 +183,10 @@ def main(
     source: Annotated[
         list[Path] | None, typer.Option(help="FILE.py of a method or network; may be repeated.")
     ] = None,
+    pruned_by: Annotated[
+        list[Path] | None,
+        typer.Option(help="FILE that from-file pruned by, where it is not kept; may be repeated."),
+    ] = None,
 ) -> int:
     """Pack the finished runs of a results directory into one file, to be sent and verified.
 
@@ -176,11 +195,11 @@ def main(
     for path in source or []:
         if not path.is_file() or path.suffix != ".py":
             raise BadInput(f"--source {path}: no such file, or no .py")
-    files = files_of(directory, source or [])
+    files = files_of(directory, source or [], pruned_by or [])
     packed = pack(files, f"{SUITE} {importlib.metadata.version(SUITE)}", by)
     if not write_new(out, packed) and out.read_bytes() != packed:
         raise BadInput(f"--out {out} is there already, with other content: give another name")
-    show(files, packed, out, console())
+    show(files, packed, out, len(artefacts.paths(directory)), console())
     return DONE
 
 

@@ -9,23 +9,29 @@ from typing import Any, Literal
 
 import torch
 
-from benchmark import archs, baseline, controls
-from benchmark.blocked import why_blocked
+from benchmark import archs, controls, scratch, starts
+from benchmark.blocked import why_blocked, why_not_anew
 from benchmark.controls import Row
 from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.options import Options
-from benchmark.recipes import baseline_recipe, card_recipe, override, recovery_recipe
+from benchmark.recipes import (
+    baseline_recipe,
+    card_recipe,
+    override,
+    recovery_changes,
+    recovery_recipe,
+    settings,
+)
 from benchmark.spec import (
     ONE_SHOT,
     Allocation,
     ArchIdentity,
     MethodIdentity,
     RunSpec,
-    Seeds,
-    Start,
+    Scratch,
 )
-from methods import Entry, UnknownMethod, all_names, find, names
+from methods import Entry, UnknownMethod, find, names
 from methods import build as build_method
 
 
@@ -84,6 +90,8 @@ def expand(options: Options, data: Data) -> list[Cell]:
     """
     entries = find_methods(options.methods)
     _check_settings(options, [*entries, *(controls.suite() if _has_controls(options) else [])])
+    scratch.check(options)
+    starts.check(options)
     for cut in options.flops_reduction:
         if not 0 < cut < 1:
             raise BadInput(f"--flops-reduction {cut}: give fractions between 0 and 1, as 0.5")
@@ -91,19 +99,24 @@ def expand(options: Options, data: Data) -> list[Cell]:
     cells: dict[str, Cell] = {}
     targets: list[float | None] = [*options.flops_reduction] or [None]
     for target in targets:
+        allocation = options.allocation
         rows = [
-            Row(entry, target, seed, preparation, reconstruct, options.allocation, schedule)
+            Row(entry, target, seed, preparation, reconstruct, allocation, schedule, weights)
             for seed in options.seeds
             for preparation in options.preparation
             for reconstruct in options.reconstruct
             for schedule in options.schedule
+            for weights in options.weights
             for entry in entries
         ]
         asked = [(row, plan_cell(options, row, arch, data)) for row in rows]
-        more = controls.beside([(row, cell.spec) for row, cell in asked if not cell.blocked])
+        able = [(row, cell.spec) for row, cell in asked if not cell.blocked]
         found = [cell for _, cell in asked]
-        if _has_controls(options):
-            found += [replace(plan_cell(options, row, arch, data), added=True) for row in more]
+        more = [*controls.beside(able)] if _has_controls(options) else []
+        if options.controls:  # of what is not run here too: one sees what is lacking
+            known = [(row, cell.spec) for row, cell in asked if cell.status != "n/a"]
+            more += controls.anew(known, options.track)
+        found += [replace(plan_cell(options, row, arch, data), added=True) for row in more]
         for cell in found:
             cells.setdefault(cell.spec.run_id, cell)
     return list(cells.values())
@@ -121,12 +134,14 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
     entry = row.entry
     preset = preset_of(options)
     base = override(
-        baseline_recipe(preset, data.identity.recipes), _settings(options, "baseline"), "baseline"
+        baseline_recipe(preset, data.identity.recipes), settings(options, "baseline"), "baseline"
     )
     recovery = override(
-        recovery_recipe(preset, data.identity.recipes), _recovery_changes(options), "recovery"
+        recovery_recipe(preset, data.identity.recipes), recovery_changes(options), "recovery"
     )
-    start = _start(options, entry.start)
+    start = starts.start_of(options, entry.start)
+    if start.kind == "adapted":  # as recovery trains, so that it is a part of the same training
+        base = starts.adaptation(options, recovery)
     budget = recovery.epochs
     if start.kind == "random":  # the images of baseline plus budget, by the baseline's recipe
         budget = base.epochs + recovery.epochs
@@ -157,15 +172,26 @@ def plan_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cel
         budget_epochs=budget,
         preparation=row.preparation if method.prepares else "charged",
         recovery=recovery,
-        baseline=base if start.kind == "baseline" else None,
+        baseline=base if start.is_trained_here else None,
         reconstruct=row.reconstruct if prunes and not refits else "none",
         precision=precision_of(options),
         threads=options.threads,
         replicas=options.gpus_per_cell,
         sync_bn=options.sync_bn and options.gpus_per_cell > 1,
-        seeds=_seeds(start, row.seed),
+        seeds=starts.seeds_of(start, row.seed),
     )
-    return Cell(spec, entry, *why_blocked(options, entry, spec))
+    total = budget + (base.epochs if start.is_trained_here else 0)
+    new = scratch.of(row.weights, base, total)
+    return _cell(options, entry, spec, new)
+
+
+def _cell(options: Options, entry: Entry, spec: RunSpec, new: Scratch | None) -> Cell:
+    """Whether it can run; `new`: with such weights in place of the dense network's."""
+    blocked = why_blocked(options, entry, spec)
+    if new is None:
+        return Cell(spec, entry, *blocked)
+    plain = spec.model_copy(update={"scratch": new, "reconstruct": "none"})
+    return Cell(plain, entry, *(blocked if blocked[0] else why_not_anew(entry, spec)))
 
 
 def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> Cell:
@@ -175,13 +201,13 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
     phases = recipe.get("recovery", {"epochs": 1, "lr": 0.1})
     place = f"{entry.label}: recipe.{arch.name}"
     recovery = card_recipe(phases, f"{place}.recovery")
-    recovery = override(recovery, _recovery_changes(options), "recovery")
-    start = _start(options, recipe.get("start", "trained"))
-    base = None
-    if start.kind == "baseline":
+    recovery = override(recovery, recovery_changes(options), "recovery")
+    start = starts.start_of(options, recipe.get("start", "trained"))
+    base = recovery
+    if start.kind != "random":
         fallback = baseline_recipe("full", data.identity.recipes).model_dump()
         base = card_recipe(recipe.get("baseline") or fallback, f"{place}.baseline")
-        base = override(base, _settings(options, "baseline"), "baseline")
+        base = override(base, settings(options, "baseline"), "baseline")
     params = _params(options, entry, recovery.epochs, recipe.get("params", {}))
     method = build_method(entry, params)
     spent = entry.cls.shares if method.prepares else ()
@@ -201,20 +227,22 @@ def _paper_cell(options: Options, row: Row, arch: ArchIdentity, data: Data) -> C
         flops_reduction=target,
         min_width=recipe.get("minimum_width", options.min_width),
         round_to=options.round_to,
+        schedule=_schedule(row),
         budget_epochs=prepared + recovery.epochs,
         recovery=recovery,
-        baseline=base,
+        baseline=base if start.kind == "baseline" else None,
         precision=precision_of(options),
         threads=options.threads,
         replicas=options.gpus_per_cell,
         sync_bn=options.sync_bn and options.gpus_per_cell > 1,
-        seeds=_seeds(start, row.seed),
+        seeds=starts.seeds_of(start, row.seed),
     )
+    new = scratch.of(row.weights, base)
     if not recipe:
         return Cell(spec, entry, f"its card has no recipe for {arch.name}", "n/a")
     if "blocked" in recipe:
         return Cell(spec, entry, f"recipe of {arch.name}: {recipe['blocked']}", "n/a")
-    return Cell(spec, entry, *why_blocked(options, entry, spec))
+    return _cell(options, entry, spec, new)
 
 
 def _schedule(row: Row) -> str:
@@ -226,18 +254,6 @@ def _schedule(row: Row) -> str:
 def _allocation(row: Row) -> Allocation:
     own = row.entry.cls.allocations[0]
     return own if row.allocation == "method" or own == "none" else row.allocation
-
-
-def _start(options: Options, kind: str) -> Start:
-    if kind == "random":
-        return Start(kind="random")
-    if options.checkpoint is not None:
-        return Start(kind="checkpoint", checkpoint=baseline.checkpoint_hash(options.checkpoint))
-    return Start(kind="baseline")
-
-
-def _seeds(start: Start, seed: int) -> Seeds:
-    return Seeds(dense=None if start.kind == "checkpoint" else seed, run=seed)
 
 
 def _identity(entry: Entry, params: dict[str, Any]) -> MethodIdentity:
@@ -254,27 +270,13 @@ def _params(
     options: Options, entry: Entry, budget: float, recipe: dict[str, Any]
 ) -> dict[str, Any]:
     """Defaults, variant, the paper's recipe, the user's word; shares of the budget resolved."""
-    params = entry.params() | recipe | _settings(options, entry.name)
+    params = entry.params() | recipe | settings(options, entry.name)
     params = entry.resolved(params, budget)
     try:
         build_method(entry, params)
     except UnknownMethod as error:
         raise BadInput(str(error)) from error
     return params
-
-
-def _recovery_changes(options: Options) -> dict[str, Any]:
-    flags = {"epochs": options.epochs, "lr": options.lr, "batch_size": options.batch_size}
-    return {k: v for k, v in flags.items() if v is not None} | _settings(options, "recovery")
-
-
-def _settings(options: Options, prefix: str) -> dict[str, Any]:
-    found = {}
-    for key, value in options.set.items():
-        owner, _, field = key.partition(".")
-        if owner == prefix:
-            found[field] = value
-    return found
 
 
 def _check_settings(options: Options, entries: list[Entry]) -> None:
@@ -284,8 +286,3 @@ def _check_settings(options: Options, entries: list[Entry]) -> None:
         if not dot or not field or owner not in owners:
             legal = ", ".join(f"{o}.…" for o in sorted(owners))
             raise BadInput(f"--set {key}: use OWNER.FIELD=VALUE with OWNER one of {legal}")
-
-
-def known_methods() -> list[str]:
-    """What `--methods` accepts besides files."""
-    return ["all", *all_names()]

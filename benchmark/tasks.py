@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from benchmark import archs, baseline, chosen, shifted
+from benchmark import archs, baseline, chosen, sharing, shifted
 from benchmark.checkpoint import quiet
 from benchmark.claims import Busy, take_for
 from benchmark.command import command_of
@@ -253,7 +253,8 @@ def _dense(task: Task, context: Context) -> str:
     test = context.data.test.source(spec.data, context.device)
     method = build_method(entry_of(task), spec.method.params)
     stage = dense_stage(spec, method, trainer, test, context)
-    return f"{task.name}: {top1(spec, stage.facts['accuracy']['test_top1'])}"
+    made = f"{task.name}: {top1(spec, stage.facts['accuracy']['test_top1'])}"
+    return made + sharing.warning(context.store, spec, method.own_dense, stage.facts["weights"])
 
 
 def is_finished(spec: RunSpec, options: Options) -> bool:

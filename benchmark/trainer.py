@@ -22,7 +22,7 @@ from benchmark.errors import Stopped, never
 from benchmark.ledger import Ledger
 from benchmark.network import Network
 from benchmark.noise import keyed_uniform
-from benchmark.phase import DIVERGED, Diverged, EpochMemory, EpochRow, Maker, Phase, trained_only
+from benchmark.phase import DIVERGED, Diverged, EpochRow, Maker, Phase, Watch, trained_only
 from benchmark.schedule import Schedule, even, make_optimizer, order_of, phase_seed, rate_at
 from benchmark.sources import Source
 from benchmark.spec import Precision, Recipe
@@ -175,7 +175,7 @@ class Trainer:
         *,
         penalty: Callable[[], Tensor] | None = None,
         only: Mapping[str, nn.Module] | None = None,
-        memory: EpochMemory | None = None,
+        memory: Watch | None = None,
         validate: bool = False,
         charged: bool | None = None,
         macs: int | None = None,
@@ -221,6 +221,8 @@ class Trainer:
                 rate = rate_at(run.recipe, run.step / run.schedule.steps)
                 self._step(objective, run, rate, chunk, (seed, epoch))
                 run.step, run.images = run.step + 1, run.images + len(chunk)
+                if run.memory is not None:
+                    run.memory.after_step(run.step)
                 self.progress(run.name, run.images, run.schedule.images)
                 if run.step < last:
                     self._look(run)

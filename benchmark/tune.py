@@ -20,6 +20,7 @@ from benchmark.command import NOT_FOR_TRIALS, words_of
 from benchmark.errors import BadInput
 from benchmark.files import check_writable
 from benchmark.flags import options_of
+from benchmark.imported import with_imported
 from benchmark.lanes import Subject, check, subjects, trial_count
 from benchmark.launch import preflight, run_grid
 from benchmark.listing import show_grid
@@ -28,7 +29,7 @@ from benchmark.pool import worker_count
 from benchmark.pretrained import with_pretrained
 from benchmark.progress import counted, duration
 from benchmark.store import Store
-from benchmark.sweep import Cell
+from benchmark.sweep import Cell, find_methods
 from benchmark.tuning import Choice, shown
 
 
@@ -61,6 +62,9 @@ def tune(options: Options, dry_run: bool, screen: Console) -> int:
     options = with_pretrained(board).model_copy(update=trials)
     check(options)
     data = benchmark_run.load(options, screen)
+    options, remarks = with_imported(options, find_methods(options.methods), data.identity)
+    for line in remarks:
+        screen.print(line, highlight=False, soft_wrap=True)
     found = subjects(options, data)
     cells = [cell for subject in found for cell in subject.cells]
     runnable = [cell for cell in cells if not cell.blocked]

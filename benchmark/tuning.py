@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from benchmark.spec import Frozen
+from benchmark.frozen import Frozen
 
 
 class Tuning(Frozen):

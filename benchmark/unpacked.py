@@ -9,18 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark import archs, merge
+from benchmark import archs, choices, chosen, plausible, trialcheck
 from benchmark import block as blocks
 from benchmark.archive import Archive
+from benchmark.choices import Choice
 from benchmark.derived import derive
-from benchmark.differences import Run
+from benchmark.differences import Run, whole_run
 from benchmark.errors import BadInput
-from benchmark.record import RunRecord, one_line, parse_json
+from benchmark.record import one_line, parse_json
 from benchmark.spec import RunSpec
 from benchmark.submit import Foreign, foreign
-from methods import UnknownMethod, all_names, find_ours, is_installed, is_ours, plugins
-
-MOST_CLASSES = 100_000  # a network's last layer has to fit in memory
+from methods import is_installed, plugins
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,17 @@ class Opened:
     archive: Archive
     root: Path  # a results directory of its runs, sources/ beside them
     runs: Mapping[str, Run]  # by run id
+    trials: Mapping[str, Run]  # by which values of its runs were chosen
+    said: Mapping[str, Choice]  # by files of other code, by the content that runs prune by
 
     @property
     def name(self) -> str:
         return self.archive.sha256[:12]
+
+    @property
+    def all(self) -> list[Run]:
+        """Runs and trials."""
+        return [*self.runs.values(), *self.trials.values()]
 
 
 def unpack(archive: Archive, root: Path) -> Opened:
@@ -47,47 +53,70 @@ def unpack(archive: Archive, root: Path) -> Opened:
         path = root / name  # names were checked: none leads out of the folder
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(raw)
-    runs = {}
-    for place in archive.runs:
-        try:
-            run = merge.whole_run(root / place)
-        except BadInput as error:
-            raise BadInput(str(error).replace(f"{root}/", "")) from error
-        if f"runs/{run.record.spec.folder}" != place:
-            raise BadInput(f"{place}: its record belongs to runs/{run.record.spec.folder}")
-        _check_names(run.record)
-        runs[run.record.run_id] = run
-    opened = Opened(archive, root, runs)
+    runs, trials = (_read(root, folders) for folders in (archive.runs, archive.trials))
+    opened = Opened(archive, root, runs, trials, _read_said(archive))
+    for run in opened.all:
+        if why := plausible.problem(run):
+            raise BadInput(f"run {run.record.run_id}: {why}")
+    _check_trials(opened)
+    _check_said(opened)
     _check_sources(opened)
     _check_tables(opened)
     return opened
 
 
-def _check_names(record: RunRecord) -> None:
-    """Nobody else's code goes by a name of ours, and what names no source is ours: such runs are
-    judged together."""
-    spec, who = record.spec, f"run {record.run_id}"
-    for what, part, ours in (
-        ("method", spec.method, is_ours(spec.method.name)),
-        ("network", spec.arch, archs.is_taken(spec.arch.name)),
-    ):
-        if part.source and ours:
-            raise BadInput(f"{who}: its {what} {part.name} has the name of one of ours")
-        if not part.source and not ours:
-            raise BadInput(f"{who}: its {what} {part.name} is none of ours, and names no source")
-    if spec.data.num_classes > MOST_CLASSES:
-        raise BadInput(f"{who}: no data set here has {spec.data.num_classes} classes")
-    if not spec.method.source:
+def _read(root: Path, folders: list[str]) -> dict[str, Run]:
+    found = {}
+    for place in folders:
         try:
-            entry = find_ours(spec.method.label)
-        except UnknownMethod as error:
-            raise BadInput(f"{who}: {error}") from error
-        if record.control != entry.is_control:
-            raise BadInput(
-                f"{who}: {spec.method.label} is {'a' if entry.is_control else 'no'} control"
-            )
-    elif record.title in {find_ours(label).title for label in all_names()}:
-        raise BadInput(f"{who}: its method has the title of one of ours: {one_line(record.title)}")
+            run = whole_run(root / place)
+        except BadInput as error:
+            raise BadInput(str(error).replace(f"{root}/", "")) from error
+        spec = run.record.spec
+        home = f"{chosen.TRIALS}/runs" if spec.is_trial else "runs"
+        if f"{home}/{spec.folder}" != place:
+            raise BadInput(f"{place}: its record belongs to {home}/{spec.folder}")
+        found[run.record.run_id] = run
+    return found
+
+
+def _read_said(archive: Archive) -> dict[str, Choice]:
+    found = {}
+    for content, raw in archive.pruned_by.items():
+        place = f"pruned-by/{content}.json"
+        found[content] = choices.parse(raw, place)
+        if found[content].content != content:
+            raise BadInput(f"{place} says {found[content].content}")
+    return found
+
+
+def _check_trials(opened: Opened) -> None:
+    """What tuned runs say of their trials is what these say, and there are no others."""
+    records = {run_id: run.record for run_id, run in opened.trials.items()}
+    made, used = {}, set()
+    for place in opened.archive.chosen:
+        try:
+            made[place] = chosen.parse(opened.archive.files[place])
+        except ValueError as error:
+            raise BadInput(f"{place} is not what trials chose: {one_line(error)}") from error
+        if why := trialcheck.problem(made[place], records):
+            raise BadInput(f"{place}: {why}")
+        used |= {*trialcheck.trials_of(made[place])}
+    tuned = [run.record for run in opened.runs.values()]
+    for record in tuned:
+        choice = made.get(trialcheck.place_of(record.spec))
+        if why := trialcheck.problem_of_row(record, choice):
+            raise BadInput(f"run {record.run_id}: {why}")
+    for place in sorted(made.keys() - trialcheck.needed(tuned).keys()):
+        raise BadInput(f"{place} belongs to no run")
+    for run_id in sorted(records.keys() - used):
+        raise BadInput(f"trial {run_id} belongs to no run")
+
+
+def _check_said(opened: Opened) -> None:
+    wanted = {choices.content_of(run.record.spec) for run in opened.all}
+    for content in sorted(opened.said.keys() - wanted):
+        raise BadInput(f"pruned-by/{content}.json belongs to no run")
 
 
 def _check_tables(opened: Opened) -> None:
@@ -110,7 +139,7 @@ def _check_tables(opened: Opened) -> None:
 
 def _check_sources(opened: Opened) -> None:
     """Every source is that of a run, and what runs name is there."""
-    wanted = {f.source: f for f in foreign(run.record for run in opened.runs.values())}
+    wanted = {f.source: f for f in foreign(run.record for run in opened.all)}
     for source in sorted(opened.archive.sources.keys() - wanted.keys()):
         raise BadInput(f"sources/{source}/ belongs to no run")
     for source, what in wanted.items():

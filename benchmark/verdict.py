@@ -3,8 +3,9 @@ kind, elsewhere by accuracy on the same images."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from benchmark import differences
 from benchmark.cli import DONE, FAILED
+from benchmark.data import Data
 from benchmark.differences import Difference, Run
 from benchmark.paired import MARGIN
 from benchmark.progress import duration
@@ -65,7 +67,7 @@ def introduce(record: RunRecord, here: Mapping[str, Any], say: Say) -> bool:
     """Say which run it is and how then and now differ; whether every bit has to be equal."""
     spec, same_kind = record.spec, differences.same_bits_expected(record.environment, here)
     say(
-        f"run {record.run_id}: {spec.method.label} on {spec.data.name}, {spec.arch.name}, seed "
+        f"run {record.run_id}: {spec.name} on {spec.data.name}, {spec.arch.name}, seed "
         f"{spec.seeds.run}, {100 * record.flops_reduction:.1f} % of the FLOPs removed; it took "
         f"{duration(record.seconds)} then"
     )
@@ -88,17 +90,47 @@ def points(recorded: Run, again: Run, labels: np.ndarray) -> dict[str, Paired]:
     return found
 
 
-def contradictions(run: Run, labels: np.ndarray) -> list[Difference]:
-    """Test accuracies of the record that its own predictions do not give."""
+def contradictions(run: Run, labels: np.ndarray, split: str = "test") -> list[Difference]:
+    """Accuracies of the record on a split that its own predictions do not give."""
     found = []
-    for point, (_, place) in POINTS.items():
-        predicted = run.arrays.get(f"test_{point}_class")
-        said = getattr(run.record, place).test_top1
+    record, known = run.record, run.arrays
+    told = {point: (field, getattr(record, field)) for point, (_, field) in POINTS.items()}
+    if f"{split}_dense_class" in known and record.dense.accuracy is not None:
+        told["dense"] = ("dense.accuracy", record.dense.accuracy)
+    for point, (field, accuracy) in told.items():
+        predicted, place = known.get(f"{split}_{point}_class"), f"{field}.{split}_top1"
+        said = getattr(accuracy, f"{split}_top1")
+        if said is None:  # there is no such split
+            continue
         if predicted is None or predicted.shape != labels.shape:
-            found.append(Difference(f"{place}.test_top1", f"{said:.6g}", "nothing"))
+            found.append(Difference(place, f"{said:.6g}", "nothing"))
         elif abs(said - (counted := float((predicted == labels).mean()))) > 1e-9:
-            found.append(Difference(f"{place}.test_top1", f"{said:.6g}", f"{counted:.6g}"))
+            found.append(Difference(place, f"{said:.6g}", f"{counted:.6g}"))
     return found
+
+
+def of_itself(run: Run, data: Data, has_test: bool) -> Iterator[str]:
+    """Where a record contradicts its own predictions. `has_test`: whether the data's test split is
+    the true one, and not that of a trial, to which validation images are test images."""
+    is_trial, found = run.record.spec.is_trial, []
+    labels = {"test": (data.val if is_trial else data.test).labels.numpy()}
+    if not has_test and not is_trial:
+        del labels["test"]
+    elif run.record.predictions_order != order_of(labels["test"]):
+        yield f"run {run.record.run_id}: its predictions are in another order than the images"
+    labels["val"] = data.val.labels.numpy()
+    for split, own in labels.items():
+        found += contradictions(run, own, split)
+    for d in found:
+        yield (
+            f"run {run.record.run_id}: {d.field} is {d.one} in its record, its own predictions "
+            f"give {d.other}"
+        )
+
+
+def order_of(labels: np.ndarray) -> str:
+    """As a record holds it."""
+    return hashlib.sha256(labels.tobytes()).hexdigest()[:16]
 
 
 def judge(recorded: Run, again: Run, labels: np.ndarray, same_kind: bool, say: Say) -> int:
@@ -145,8 +177,9 @@ def show_figures(recorded: Run, again: Run, labels: np.ndarray, say: Say) -> Non
     if there.dense.accuracy is not None and here.dense.accuracy is not None:
         dense = (there.dense.accuracy.test_top1, here.dense.accuracy.test_top1)
         say(f"  dense network: {100 * dense[0]:.2f} % in the record, {100 * dense[1]:.2f} % here")
-    overlap = differences.kept_overlap(recorded.keep, again.keep)
-    say(f"  kept units: {100 * overlap:.1f} % of those in the record are kept here too")
+    if recorded.keep:  # empty where no channel goes
+        overlap = differences.kept_overlap(recorded.keep, again.keep)
+        say(f"  kept units: {100 * overlap:.1f} % of those in the record are kept here too")
     for point, pair in points(recorded, again, labels).items():
         title, place = POINTS[point]
         one, other = (100 * getattr(r, place).test_top1 for r in (there, here))

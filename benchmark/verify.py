@@ -7,12 +7,11 @@ nothing and compared with its record. Code that came with the archive is execute
 from __future__ import annotations
 
 import datetime
-import hashlib
 import random
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,19 +19,30 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmark import archs, differences, environment, merge, origin, reproduce
+from benchmark import (
+    archs,
+    chosen,
+    differences,
+    environment,
+    imported,
+    merge,
+    origin,
+    reproduce,
+)
 from benchmark.archive import read_archive
+from benchmark.choices import content_of
 from benchmark.cli import DONE, FAILED, INTERRUPTED, complain, console, run_app
 from benchmark.differences import Run
 from benchmark.errors import BadInput
-from benchmark.files import check_writable
+from benchmark.files import check_writable, write_new
 from benchmark.origin import Check, Mark, Marked, code_of
 from benchmark.progress import counted
 from benchmark.record import one_line
 from benchmark.spec import PROTOCOL, ArchIdentity, RunSpec
+from benchmark.store import Store
 from benchmark.submit import foreign
 from benchmark.unpacked import Opened, files_for, missing_package, named, unpack
-from benchmark.verdict import Say, contradictions
+from benchmark.verdict import Say, of_itself
 
 SHOWN = 5  # runs, or reasons, that are named
 
@@ -56,8 +66,11 @@ def obstacle(opened: Opened, run: Run, request: Request) -> str:
         return f"it is of protocol {spec.protocol}, this is {PROTOCOL}"
     if theirs and not request.their_code:
         return "its code came with the archive, which is executed with --run-their-code only"
-    if spec.start.kind == "checkpoint" and request.words.get("checkpoint") is None:
+    if spec.start.checkpoint and request.words.get("checkpoint") is None:
         return "it starts from a checkpoint: give --checkpoint"
+    content = content_of(spec)
+    if content and content not in opened.said:
+        return f"it prunes by {content}, and the archive does not hold what that file said"
     try:
         if not spec.method.source:
             reproduce.entry_of(spec.method, None)
@@ -87,7 +100,7 @@ def choose(opened: Opened, request: Request, say: Say) -> Run | None:
         BadInput: the one asked for is not in the archive, or cannot be made again.
     """
     if request.cell:
-        found = [run for name, run in opened.runs.items() if name.startswith(request.cell)]
+        found = [run for run in opened.all if run.record.run_id.startswith(request.cell)]
         if len(found) != 1:
             raise BadInput(f"--cell {one_line(request.cell)}: {len(found)} runs of it match")
         if why := obstacle(opened, found[0], request):
@@ -108,8 +121,9 @@ def choose(opened: Opened, request: Request, say: Say) -> Run | None:
 # ---- again ---------------------------------------------------------------------------------------
 
 
-def again(opened: Opened, run: Run, request: Request, say: Say) -> Check:
-    """Make the run again and compare; also what other runs on the same images say of themselves.
+def again(opened: Opened, run: Run, request: Request, say: Say) -> list[Check]:
+    """Make the run again and compare, unless runs on the same images contradict themselves: then
+    that is what was found, of each code.
 
     Raises:
         BadInput: what it needs is not here, as its images.
@@ -121,34 +135,32 @@ def again(opened: Opened, run: Run, request: Request, say: Say) -> Check:
     job = reproduce.job_of(run.folder, {**request.words, "arch": arch}, method, False)
     with tempfile.TemporaryDirectory(prefix="verify-") as place:
         found = reproduce.read_data(job, Path(place) / "data", screen)
-        labels = found.test.labels.numpy()
-        order = hashlib.sha256(labels.tobytes()).hexdigest()[:16]
-        wrong = [line for r in opened.runs.values() if r.record.spec.data == spec.data
-                 for line in _of_itself(r, labels, order)]  # fmt: skip
-        for line in wrong[:SHOWN]:
+        wrong = [(r, line) for r in opened.all if r.record.spec.data == spec.data
+                 for line in of_itself(r, found, not spec.is_trial)]  # fmt: skip
+        for _, line in wrong[:SHOWN]:
             say(line)
-        code = FAILED if wrong else reproduce.reproduce(job, Path(place) / "again", screen, say)
+        if wrong:
+            first: dict[str, Run] = {}
+            for r, _ in wrong:
+                first.setdefault(code_of(r.record.spec), r)
+            return [_check(r, False, "it contradicts itself", job) for r in first.values()]
+        if choice := opened.said.get(content_of(spec)):
+            imported.keep(Store(Path(place) / "again"), choice)
+        code = reproduce.reproduce(job, Path(place) / "again", screen, say)
     here = environment.describe() | {"device": str(job.options.torch_device())}
     compiled = {"compiled": run.record.environment.get("compiled", False)}
     same = differences.same_bits_expected(run.record.environment, here | compiled)
     how = "every bit" if same else "final accuracy on the same images, of another kind of machine"
+    return [_check(run, code == DONE, how if code == DONE else "it came out otherwise", job)]
+
+
+def _check(run: Run, passed: bool, how: str, job: reproduce.Job) -> Check:
+    here = environment.describe() | {"device": str(job.options.torch_device())}
     return Check(
-        run=run.record.run_id, code=code_of(spec), passed=code == DONE,
+        run=run.record.run_id, code=code_of(run.record.spec), passed=passed, how=how,
         date=datetime.date.today().isoformat(),
         hardware=one_line(differences.hardware_of(here) or "unknown hardware")[:100],
-        how=how if code == DONE else "it came out otherwise",
     )  # fmt: skip
-
-
-def _of_itself(run: Run, labels: Any, order: str) -> Iterator[str]:
-    """Where a record contradicts its own predictions."""
-    if run.record.predictions_order != order:
-        yield f"run {run.record.run_id}: its predictions are in another order than the images"
-    for d in contradictions(run, labels):
-        yield (
-            f"run {run.record.run_id}: {d.field} is {d.one} in its record, its own predictions "
-            f"give {d.other}"
-        )
 
 
 # ---- into the board ------------------------------------------------------------------------------
@@ -165,8 +177,8 @@ def known_mark(opened: Opened, into: Path) -> Mark:
 def add(opened: Opened, into: Path, checks: list[Check], say: Say) -> int:
     """Copy the runs that are not there, and mark them; the exit code."""
     check_writable(into)
-    merging = merge.plan([opened.root], into)
-    for line in (*merging.broken, *merging.rounded, *(f"conflict: {c}" for c in merging.conflicts)):
+    merging = merge.plan([opened.root], into, trials=False)  # of others: never to choose by here
+    for line in merging.remarks:
         say(line)
     new = {folder.name for folder in merging.folders}
     mark = known_mark(opened, into)
@@ -176,6 +188,7 @@ def add(opened: Opened, into: Path, checks: list[Check], say: Say) -> int:
         return merging.code
     marked = mark.model_copy(update={"runs": runs, "checks": (*mark.checks, *checks)})
     written = origin.write_mark(into, marked)  # before the runs: none is ever there without it
+    _keep_evidence(opened, into, new)
     merge.apply(merging)
     states = sorted({marked.state(own.code) for own in runs.values()})
     say(f"{into}: {counted(len(new), 'run')} added, marked in {written}: {', '.join(states)}")
@@ -184,12 +197,26 @@ def add(opened: Opened, into: Path, checks: list[Check], say: Say) -> int:
     return merging.code
 
 
-def refuse(opened: Opened, into: Path | None, check: Check, say: Say) -> int:
+def _keep_evidence(opened: Opened, into: Path, new: set[str]) -> None:
+    """What these runs rest on: trials beside the mark, apart from those that were made here, and
+    what files of other code said where runs look for it."""
+    added = [opened.runs[run_id].record.spec for run_id in new]
+    if any(spec.lane == "tuned" for spec in added):
+        home = origin.evidence_of(into, opened.archive.sha256)
+        for name, raw in opened.archive.files.items():
+            if name.startswith(f"{chosen.TRIALS}/"):
+                write_new(home / name, raw)
+    for content in sorted({content_of(spec) for spec in added} & opened.said.keys()):
+        if imported.read(into, content) is None:
+            imported.keep(Store(into), opened.said[content])
+
+
+def refuse(opened: Opened, into: Path | None, checks: list[Check], say: Say) -> int:
     """Of a run that did not come out again: nothing is added, and what was before is marked."""
     if into is not None and (mark := known_mark(opened, into)).runs:
-        origin.write_mark(into, mark.model_copy(update={"checks": (*mark.checks, check)}))
+        origin.write_mark(into, mark.model_copy(update={"checks": (*mark.checks, *checks)}))
         say(f"the runs of this archive in {into} are marked: not reproduced")
-    say(f"refused: run {check.run} did not come out again; nothing was added")
+    say(f"refused: run {checks[0].run} did not come out again; nothing was added")
     return FAILED
 
 
@@ -198,9 +225,10 @@ def refuse(opened: Opened, into: Path | None, check: Check, say: Say) -> int:
 
 def verify(opened: Opened, request: Request, into: Path | None, rerun: bool, say: Say) -> int:
     """Everything after unpacking; the exit code."""
-    runs, whose = opened.archive.runs, opened.archive.manifest.by
+    runs, whose = counted(len(opened.runs), "run"), opened.archive.manifest.by
+    runs += f" and {counted(len(opened.trials), 'trial')}" if opened.trials else ""
     say(
-        f"submission {opened.name}{f' by {whose}' if whose else ''}: {counted(len(runs), 'run')}, "
+        f"submission {opened.name}{f' by {whose}' if whose else ''}: {runs}, "
         f"{counted(len(opened.archive.files), 'file')} as listed, packed by "
         f"{opened.archive.manifest.suite}"
     )
@@ -210,13 +238,14 @@ def verify(opened: Opened, request: Request, into: Path | None, rerun: bool, say
     if run is None:
         say("no run was made again: all of it is self-reported")
         return add(opened, into, [], say) if into is not None else DONE
-    check = again(opened, run, request, say)
-    if not check.passed:
-        return refuse(opened, into, check, say)
+    checks = again(opened, run, request, say)
+    if not all(check.passed for check in checks):
+        return refuse(opened, into, checks, say)
+    (check,) = checks
     own = sum(code_of(r.record.spec) == check.code for r in opened.runs.values())
     others = len(opened.runs) - own
     say(f"verified: {counted(own, 'run')} of the same code; self-reported: {others}")
-    return add(opened, into, [check], say) if into is not None else DONE
+    return add(opened, into, checks, say) if into is not None else DONE
 
 
 def main(

@@ -137,6 +137,7 @@ class Network(Protocol):
 
     layers: tuple[str, ...]  # prunable within the scope: convolutions, and linear layers on maps
     convs: tuple[str, ...]  # every convolution
+    order: tuple[str, ...]  # every convolution, linear layer and norm, in execution order
     groups: tuple[ChannelGroup, ...]  # within the scope, in execution order
 
     def __call__(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -213,12 +214,6 @@ class Network(Protocol):
 
     def scale_norm(self, layer: str, factor: Tensor) -> None:
         """Weight and bias of the following batch norm *= factor (C,)."""
-        ...
-
-    def tied(self, group: str) -> dict[str, Tensor]:
-        """Every weight that goes when a unit of the group goes, (units, n) per tensor: filters of
-        its writers (`LAYER:out`, depthwise layers too), input columns of its readers (`LAYER:in`)
-        and scales of norms (`NORM:scale`). Gradients reach the network."""
         ...
 
     def spread(self, scores: Mapping[str, Tensor]) -> Scores:
@@ -319,6 +314,7 @@ class Method:
     stochastic: ClassVar[bool] = False  # scoring draws random numbers: a second seed is compared
     informed: ClassVar[bool] = True  # scores claim information: judged against their inverse
     refits: ClassVar[bool] = False  # updates the kept weights itself: `--reconstruct` adds nothing
+    labels: ClassVar[tuple[str, ...]] = ()  # what `note("label", …)` may call its rows
     imported: ClassVar[bool] = False  # chosen elsewhere: `--set NAME.path=FILE` fills its `content`
 
     @property

@@ -16,6 +16,8 @@ MOMENTUM = 0.9  # of the published recipe: a constant gradient moves a weight by
 STEEP = 4.0  # the weakest unit is pulled 2^4 times as strongly as the strongest
 INACTIVE = 0.05  # median relative change of the units' norms below this: sparsity did nothing
 
+Parts = dict[tuple[str, int], Tensor]  # by layer or norm, and dimension of its weight
+
 
 @dataclass(frozen=True)
 class DepGraph(Method):
@@ -30,6 +32,7 @@ class DepGraph(Method):
     allocations: ClassVar[tuple[Allocation, ...]] = ("global", "uniform")
     comparable: ClassVar[bool] = True
     shares: ClassVar[dict[str, float]] = {"sparse_epochs": 0.5}
+    labels: ClassVar[tuple[str, ...]] = ("DepGraph (sparsity inactive)",)
 
     @property
     def prepares(self) -> bool:
@@ -38,25 +41,24 @@ class DepGraph(Method):
     def score(self, net: Network, trainer: Trainer) -> Scores:
         if self.sparse:
             self._train(net, trainer)
-        with torch.no_grad():
-            found = {g.name: group_norm(net.tied(g.name)) for g in net.groups}
-        return net.spread({name: u / self._scale(u) for name, u in found.items()})
+        return net.spread({name: u / self._scale(u) for name, u in _norms(net).items()})
 
     def _scale(self, units: Tensor) -> Tensor:
         scale = units.mean() if self.normalise == "mean" else units.max()
         return torch.where(scale > 0, scale, 1.0)
 
     def _train(self, net: Network, trainer: Trainer) -> None:
-        before = _norms(net)
+        before = torch.cat([u.sqrt() for u in _norms(net).values()])
         rates = trainer.learning_rates(self.sparse_epochs)
         strength = self._strength(rates)
         trainer.fit(net, self.sparse_epochs, penalty=pull(net, strength))
-        change = ((_norms(net) - before).abs() / before.clamp(min=1e-12)).median()
+        after = torch.cat([u.sqrt() for u in _norms(net).values()])
+        change = ((after - before).abs() / before.clamp(min=1e-12)).median()
         trainer.note("strength_used", strength)
         trainer.note("strength_matching_published", self._matching(rates))
         trainer.note("median_norm_change", float(change))
         if change < INACTIVE:
-            trainer.note("label", "DepGraph (sparsity inactive)")
+            trainer.note("label", *self.labels)
 
     def _matching(self, rates: list[float]) -> float:
         """Strength times the summed rate is that of the published recipe."""
@@ -71,20 +73,39 @@ class DepGraph(Method):
         return min(self._matching(rates), max(self.strength, reach))
 
 
-def group_norm(tied: dict[str, Tensor]) -> Tensor:
+def places(net: Network, group: str) -> Parts:
+    """Where the weights are that go when a unit of the group goes: rows of its writers, depthwise
+    layers and norms (dimension 0), columns of its readers (1). Biases are left out. In execution
+    order: it decides how sums over them round."""
+    sides = net.rows(group), net.columns(group)
+    at = ((name, dim) for name in net.order for dim in (0, 1) if name in sides[dim])
+    return {(n, dim): sides[dim][n] for n, dim in at if net.module(n).weight is not None}
+
+
+def tied(net: Network, at: Parts) -> Parts:
+    """The weights at these places, (units, values) each. Gradients reach the network."""
+    found: Parts = {}
+    for (name, dim), where in at.items():
+        weight: Tensor = net.module(name).weight  # type: ignore[assignment]
+        picked = weight.index_select(dim, where.flatten().to(weight.device))
+        found[name, dim] = picked.movedim(dim, 0).reshape(len(where), -1)
+    return found
+
+
+def group_norm(weights: Parts) -> Tensor:
     """(units,) mean over the tensors of the squared norm of each unit's weights."""
-    return torch.stack([w.square().sum(1) for w in tied.values()]).mean(0)
+    return torch.stack([w.square().sum(1) for w in weights.values()]).mean(0)
 
 
 def pull(net: Network, strength: float) -> Callable[[], Tensor]:
     """A penalty with the gradient `strength * 2^(4 (s_max - s) / (s_max - s_min)) * w` for every
     weight w of a unit with group norm s: decay that is strongest for the weakest units."""
+    found = [places(net, group.name) for group in net.groups]  # once: asked at every step
 
     def penalty() -> Tensor:
         parts = []
-        for group in net.groups:
-            tied = net.tied(group.name)
-            squares = torch.stack([w.square().sum(1) for w in tied.values()]).sum(0)
+        for at in found:
+            squares = torch.stack([w.square().sum(1) for w in tied(net, at).values()]).sum(0)
             size = squares.detach().sqrt()  # in proportion to s
             spread = (size.max() - size).div((size.max() - size.min()).clamp(min=1e-12))
             parts.append((2 ** (STEEP * spread) * squares).sum())
@@ -93,6 +114,6 @@ def pull(net: Network, strength: float) -> Callable[[], Tensor]:
     return penalty
 
 
-def _norms(net: Network) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([group_norm(net.tied(g.name)).sqrt() for g in net.groups])
+@torch.no_grad()
+def _norms(net: Network) -> dict[str, Tensor]:
+    return {g.name: group_norm(tied(net, places(net, g.name))) for g in net.groups}

@@ -34,6 +34,10 @@ class FromFile(Method):
         return self.content.rpartition("-")[0]
 
     @property
+    def labels(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f"{self.name} ({self.kind} from a file)",) if self.name else ()
+
+    @property
     def scores_first(self) -> bool:
         return self.kind == "scores"
 
@@ -61,7 +65,7 @@ class FromFile(Method):
         if not self.content:
             raise Unsupported("it needs a file: --set from_file.path=FILE")
         if self.name:
-            trainer.note("label", f"{self.name} ({self.kind} from a file)")
+            trainer.note("label", *self.labels)
         return trainer.imported[self.content]
 
 

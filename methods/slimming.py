@@ -26,6 +26,7 @@ class Slimming(Method):
 
     allocations: ClassVar[tuple[Allocation, ...]] = ("global", "uniform")
     comparable: ClassVar[bool] = True
+    labels: ClassVar[tuple[str, ...]] = ("BN-scale (sparsity inactive)",)
     shares: ClassVar[dict[str, float]] = {"sparse_epochs": 0.5}
 
     def score(self, net: Network, trainer: Trainer) -> Scores:
@@ -41,7 +42,7 @@ class Slimming(Method):
             trainer.note("lambda_matching_published", self._matching(rates))
             trainer.note("median_gamma_change", float(change))
             if change < INACTIVE:
-                trainer.note("label", "BN-scale (sparsity inactive)")
+                trainer.note("label", *self.labels)
         return {n: net.norm_scales(n).clone() for n in net.layers}
 
     @property

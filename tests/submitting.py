@@ -10,12 +10,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmark import chosen, tune
 from benchmark.archive import MANIFEST, pack, read_archive
 from benchmark.context import Context
 from benchmark.execute import run_one
+from benchmark.imported import with_imported
+from benchmark.lanes import grid, subjects
 from benchmark.options import options_from
 from benchmark.store import Store
-from benchmark.sweep import expand
+from benchmark.sweep import expand, find_methods
 from benchmark.tasks import data_of
 
 QUICK: dict[str, Any] = {
@@ -30,8 +33,24 @@ def make(root: Path, **words: Any) -> Path:
     """Results of a tiny grid."""
     options = options_from(QUICK | words | {"results": root})
     data = data_of(options)
+    options, _ = with_imported(options, find_methods(options.methods), data.identity)
     for cell in expand(options, data):
         run_one(cell.spec, cell.entry, Context(Store(root), data))
+    return root
+
+
+def make_tuned(root: Path, trials: int = 3, **words: Any) -> Path:
+    """Results of a tiny grid whose values so many trials chose, beside these."""
+    board = options_from(QUICK | words | {"results": root, "trials": trials})
+    data = data_of(board)
+    own = board.model_copy(update={"lane": "trial", "results": root / chosen.TRIALS})
+    for subject in subjects(own, data):
+        for cell in subject.cells:
+            run_one(cell.spec, cell.entry, Context(Store(own.results), data))
+        tune.judged(subject, own, len(data.train))
+    for cell in grid(board.model_copy(update={"lane": "tuned"}), data):
+        tuning = chosen.evidence(cell.spec, root)
+        run_one(cell.spec, cell.entry, Context(Store(root), data, tuning=tuning))
     return root
 
 

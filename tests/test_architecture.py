@@ -35,7 +35,7 @@ LONG_FILES = {
     "trainer.py": 370,  # the only training loop
 }
 LONG_FUNCTIONS = {
-    "run.py:main": 105,  # the flags of the command line, one line each
+    "run.py:main": 110,  # the flags of the command line, one line each
 }
 ARCH_NAMES_ALLOWED = {
     ("options.py", "resnet20"),  # the default of --arch

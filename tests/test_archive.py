@@ -35,8 +35,18 @@ FILES = {
     f"{RUN}/curve.csv": b"",
     f"{RUN}/predictions.npz": arrays(),
     f"{RUN}/measurements/optimistic-0123456789ab.json": b"{}",
+    f"{RUN}/measurements/ladder-0123456789ab.json": b"{}",
     "sources/0123456789abcdef/mine.py": b"x = 1\n",
     "sources/0123456789abcdef/lab/deep/mine.toml": b"",
+}
+TRIAL = "trials/runs/digits/resnet8/l1norm/ba9876543210"
+RESTS_ON = {
+    f"{TRIAL}/record.json": b"{}",
+    f"{TRIAL}/plan.json": b"{}",
+    f"{TRIAL}/curve.csv": b"",
+    f"{TRIAL}/predictions.npz": arrays(),
+    "trials/chosen/digits/resnet8/l1norm/0123456789ab-8.json": b"{}",
+    "pruned-by/scores-0123456789abcdef.json": b"{}",
 }
 
 
@@ -130,6 +140,14 @@ def test_a_changed_byte_a_missing_file_and_an_extra_one_are_named(
         (odd("runs/digits/resnet8/l1norm/0123456789ab/weights.pt"), "is no place"),
         (odd(f"{RUN}/measurements/dissection-0123456789ab.json"), "is no place"),
         (odd(f"runs/{'a' * 400}/resnet8/l1norm/0123456789ab/plan.json"), "is no place"),
+        (odd(f"{RUN}/plan.json/../../../../../../up.json"), "is no place"),
+        (odd("sources/0123456789abcdef/x.py.pth"), "is no place"),
+        (odd(f"{TRIAL}/measurements/latency-0123456789ab.json"), "is no place"),
+        (odd("trials/chosen/digits/resnet8/l1norm/0123456789ab-0.json"), "is no place"),
+        (odd("trials/stages/x.json"), "is no place"),
+        (odd("pruned-by/other-0123456789abcdef.json"), "is no place"),
+        (odd("pruned-by/kept-0123456789abcdef.npz"), "is no place"),
+        (odd("pruned-by/kept-0123456789abcdef.json.sh"), "is no place"),
         (odd(f"{RUN}/plan.json"), "twice"),
         (odd(MANIFEST), "it holds submission.json twice"),
         (odd("sources/0123456789abcdef/a\nb.py"), "is no place"),
@@ -153,6 +171,23 @@ def test_a_run_needs_all_its_files(tmp_path: Path) -> None:
             read_archive(packed(tmp_path / "bad.tar.gz", left))
     with pytest.raises(BadInput, match="it holds no run"):
         read_archive(packed(tmp_path / "bad.tar.gz", {}))
+
+
+def test_what_runs_rest_on_comes_back_and_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = read_archive(packed(tmp_path / "a.tar.gz", FILES | RESTS_ON))
+    assert found.files == FILES | RESTS_ON
+    assert (found.runs, found.trials) == ([RUN], [TRIAL])
+    assert found.chosen == ["trials/chosen/digits/resnet8/l1norm/0123456789ab-8.json"]
+    assert found.pruned_by == {"scores-0123456789abcdef": b"{}"}
+    less = {n: raw for n, raw in RESTS_ON.items() if n != f"{TRIAL}/plan.json"}
+    with pytest.raises(BadInput, match=rf"{TRIAL} has no plan\.json"):
+        read_archive(packed(tmp_path / "b.tar.gz", FILES | less))
+    monkeypatch.setattr(archives, "MOST_ARRAYS", 1 << 20)
+    large = FILES | RESTS_ON | {f"{TRIAL}/predictions.npz": arrays(1 << 21)}
+    with pytest.raises(BadInput, match=rf"{TRIAL}: predictions\.npz unpacks to more than 1 MB"):
+        read_archive(packed(tmp_path / "c.tar.gz", large))
 
 
 def test_arrays_that_unpack_to_too_much_are_refused(

@@ -350,6 +350,35 @@ def test_marks_and_one_dense_network_are_noted(tmp_path: Path) -> None:
     )
 
 
+def test_one_checkpoint_that_seeds_adapted_is_noted_and_forbids_no_claim(tmp_path: Path) -> None:
+    store, rows = Store(tmp_path), drawn((5, 400), 0)
+    start = {"start": Start(kind="adapted", checkpoint="c")}
+    publish(store, "random", rows, **start)
+    publish(store, "hrank", np.minimum(rows + drawn((5, 400), 1), 1), **start)
+    row = study(only_block(tmp_path)).comparisons.iloc[0]
+    assert row["note"] == "conditional on one checkpoint"
+    assert row["verdict"] == "better"
+
+
+def test_rows_that_start_from_two_dense_networks_are_compared_and_claim_nothing(
+    tmp_path: Path,
+) -> None:
+    store, rows = Store(tmp_path), drawn((5, 400), 0)
+    more = np.minimum(rows + drawn((5, 400), 1), 1)
+    publish(store, "random", rows)
+    publish(store, "hrank", more[:4])
+    publish(store, "hrank", more[4:], seeds=[4], dense=0.9)  # another network of seed 4
+    publish(store, "l1norm", more, seeds=range(5), dense=0.92)
+    found = study(only_block(tmp_path))
+    apart = pair(found.comparisons, "hrank", "random")
+    assert apart["withheld"] == apart["note"] == "two dense networks on seed 4"
+    assert (apart["verdict"], apart["n"]) == (NOT_CLAIMED, 5)
+    assert pair(found.comparisons, "l1norm", "random")["verdict"] == "better"
+    blocked = found.differences.set_index(["method", "reference_method"])
+    assert blocked.loc[("hrank", "random"), "withheld"] == "two dense networks on seed 4"
+    assert blocked.loc[("l1norm", "random"), "withheld"] == ""
+
+
 def test_saturated_boards_have_verdicts_and_say_so(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for method in ("random", "hrank"):

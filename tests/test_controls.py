@@ -168,7 +168,6 @@ def test_asking_for_everything_leaves_nothing_to_add() -> None:
     ("methods", "words"),
     [
         (["whitebox", "cpli"], {"controls": False}),
-        (["whitebox:official"], {"arch": "resnet56", "track": "paper"}),
         (["whitebox:official"], {}),  # n/a in the common track
         (["cpli"], {"allocation": "global"}),  # n/a
         (["l1norm"], {"track": "total", "device": "cpu"}),  # not run

@@ -10,7 +10,7 @@ import pytest
 import synthetic
 from test_against import block_of
 
-from benchmark import costplot, costs, looks, plots
+from benchmark import costplot, costs, expenses, looks, plots
 from benchmark.columns import names
 from benchmark.record import RunRecord, Spent
 from benchmark.spec import Start
@@ -60,6 +60,19 @@ def test_a_random_start_has_no_dense_training_and_a_checkpoint_an_unknown_one() 
     given = costs.spent(synthetic.record(synthetic.spec(start=start, baseline=None)))
     assert given.recovery_gmacs == 30
     assert all(math.isnan(v) for v in (given.dense_epochs, given.dense_gmacs, given.spent_gmacs))
+
+
+def test_of_an_adapted_checkpoint_only_the_adaptation_is_known() -> None:
+    start = Start(kind="adapted", checkpoint="c")
+    recipe = synthetic.BASELINE.model_copy(update={"epochs": 2.0})
+    runs = [synthetic.spec("l1norm", 0, start=start, baseline=recipe, budget_epochs=b)
+            for b in (16, 20)]  # fmt: skip
+    records = [synthetic.record(run, spent=spending(ROWS)) for run in runs]
+    found = costs.spent(records[0])
+    assert all(math.isnan(v) for v in (found.dense_epochs, found.dense_gmacs, found.spent_gmacs))
+    assert costs.dense_training(records[0]) == (2_000, 3 * 2_000 * 10**6)
+    whole = expenses.dense_training(records)  # both runs share the network
+    assert (whole.networks, whole.images, whole.macs) == (1, 2_000, 3 * 2_000 * 10**6)
 
 
 def test_cells_are_means_over_seeds() -> None:

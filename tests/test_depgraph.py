@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from benchmark.spec import Recipe
 from benchmark.tracing import is_depthwise
 from methods import build, find
 from methods.api import Budget, Plan
-from methods.depgraph import PUBLISHED_RATE, DepGraph, group_norm, pull
+from methods.depgraph import PUBLISHED_RATE, DepGraph, Parts, group_norm, places, pull, tied
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 SPARSE = DepGraph(sparse=True, sparse_epochs=1.0)
@@ -79,6 +80,11 @@ def network(kind: str) -> Network:
         return tiny.network(kind, scope="all")  # type: ignore[arg-type]
     model = {"flat": Flat, "separable": Separable, "joined": Joined}[kind]()
     return Network(randomise(model, 0), EXAMPLE, "all").eval()
+
+
+def weights_of(net: Network, group: str) -> Parts:
+    """All weights that go with the units of a group."""
+    return tied(net, places(net, group))  # type: ignore[arg-type]
 
 
 KINDS = ["resnet", "vgg", "flat", "separable", "joined"]
@@ -139,7 +145,7 @@ def test_worked_example() -> None:
         net.norm("a").weight.copy_(torch.tensor([1.0, -3.0]))
         net.weight("fc").copy_(torch.tensor([[1.0, 2], [1, 0]]))
         net.bias("a").fill_(100.0)  # type: ignore[union-attr]  # biases do not count
-        assert group_norm(net.tied("a")).tolist() == pytest.approx([28 / 3, 17 / 3])
+        assert group_norm(weights_of(net, "a")).tolist() == pytest.approx([28 / 3, 17 / 3])
     scores = DepGraph().score(net, None)  # type: ignore[arg-type]
     assert scores["a"].tolist() == pytest.approx([28 / 22.5, 17 / 22.5])
     scores = DepGraph(normalise="max").score(net, None)  # type: ignore[arg-type]
@@ -161,9 +167,9 @@ def test_equals_torch_pruning(kind: str) -> None:
         if kind == "separable" and name in ("b", "c"):
             continue
         deep = {n for n in net.map.writes if is_depthwise(net.module(n))}
-        tied = {k: w for k, w in net.tied(name).items() if k.partition(":")[0] not in deep}
+        without = {k: w for k, w in weights_of(net, name).items() if k[0] not in deep}
         theirs = pruner.importance(group)  # divided by its mean
-        ours = group_norm(tied).detach()
+        ours = group_norm(without).detach()
         torch.testing.assert_close(ours / ours.mean(), theirs, rtol=1e-5, atol=1e-6)
         compared.add(name)
     assert len(compared) >= len(net.groups) - 2 * (kind == "separable") >= 1
@@ -179,7 +185,7 @@ def test_tied_weights_are_those_that_removal_takes_away(kind: str) -> None:
     for group in net.groups:
         keep = tuple(u for u in range(group.width) if u != 1)
         small = Network(net.remove(Plan({group.name: keep})), EXAMPLE, "all")
-        before, after = net.tied(group.name), small.tied(group.name)
+        before, after = weights_of(net, group.name), weights_of(small, group.name)
         assert before.keys() == after.keys()
         for name, weights in after.items():
             assert len(before[name]) == group.width
@@ -195,7 +201,7 @@ def test_tied_weights_are_those_that_removal_takes_away(kind: str) -> None:
 
 def test_gradients_reach_the_unit_and_nothing_else() -> None:
     net = network("flat")
-    sum(w[2].sum() for w in net.tied("b").values()).backward()  # type: ignore[union-attr]
+    sum(w[2].sum() for w in weights_of(net, "b").values()).backward()  # type: ignore[union-attr]
     row = torch.zeros(5, 6, 3, 3)
     row[2] = 1
     column = torch.zeros(4, 20)
@@ -206,21 +212,21 @@ def test_gradients_reach_the_unit_and_nothing_else() -> None:
     assert torch.equal(net.module("fc").weight.grad, column)  # type: ignore[arg-type]
     assert torch.equal(net.module("norm_b").weight.grad, scale)  # type: ignore[arg-type]
     assert net.module("a").weight.grad is None
-    assert list(net.tied("b")) == ["b:out", "norm_b:scale", "fc:in"]
+    assert list(weights_of(net, "b")) == [("b", 0), ("norm_b", 0), ("fc", 1)]
 
 
 def test_groups_follow_the_network_to_new_weights() -> None:
     net = network("resnet")
     name = net.groups[0].name
-    before = group_norm(net.tied(name)).detach()
+    before = group_norm(weights_of(net, name)).detach()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(2)
-    torch.testing.assert_close(group_norm(net.tied(name)).detach(), 4 * before)
+    torch.testing.assert_close(group_norm(weights_of(net, name)).detach(), 4 * before)
     other = net.copy()
     with torch.no_grad():
         other.weight(net.groups[0].layers[0]).zero_()
-    torch.testing.assert_close(group_norm(net.tied(name)).detach(), 4 * before)
+    torch.testing.assert_close(group_norm(weights_of(net, name)).detach(), 4 * before)
 
 
 # ---- scores of units as scores of layers ---------------------------------------------------------
@@ -258,7 +264,7 @@ def test_ranks_groups_by_their_relative_norm(
     budget = Budget(0.5, 0.0, "global")
     relative = {}
     for group in net.groups:
-        norm = group_norm(net.tied(group.name)).detach().double()
+        norm = group_norm(weights_of(net, group.name)).detach().double()
         relative[group.name] = norm / (norm.mean() if normalise == "mean" else norm.max())
     found = net.group_scores(scores, method.comparable)
     assert all(torch.allclose(found[g], relative[g]) for g in relative)
@@ -276,14 +282,29 @@ def test_a_group_without_weights_scores_zero() -> None:
 
 def test_depthwise_filters_are_tied_to_their_input() -> None:
     net = network("separable")
-    assert list(net.tied("a")) == ["a:out", "norm_a:scale", "deep:out", "norm_deep:scale", "b:in"]
-    assert [tuple(w.shape) for w in net.tied("a").values()] == [
-        (6, 27),
-        (6, 1),
-        (6, 9),
-        (6, 1),
-        (6, 8),
+    assert [(at, tuple(w.shape)) for at, w in weights_of(net, "a").items()] == [
+        (("a", 0), (6, 27)),
+        (("norm_a", 0), (6, 1)),
+        (("deep", 0), (6, 9)),
+        (("norm_deep", 0), (6, 1)),
+        (("b", 1), (6, 8)),
     ]
+
+
+def test_weights_stand_in_execution_order() -> None:
+    """Layers that write the residual stream and layers that read it take turns."""
+    net = network("resnet")
+    stream = next(g.name for g in net.groups if g.coupled)
+    found = list(weights_of(net, stream))
+    assert found == sorted(found, key=lambda at: (net.order.index(at[0]), at[1]))
+    assert [dim for _, dim in found] != sorted(dim for _, dim in found)
+
+
+def test_norms_without_scales_have_no_weights() -> None:
+    model = Flat()
+    model.norm_a = nn.BatchNorm2d(6, affine=False)
+    net = Network(model, EXAMPLE, "all")
+    assert list(weights_of(net, "a")) == [("a", 0), ("b", 1)]
 
 
 # ---- sparse training -----------------------------------------------------------------------------
@@ -311,8 +332,7 @@ def test_the_pull_is_torch_prunings(kind: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
         if bool(theirs.any()):
             seen.add(name)
-    tied = {k.partition(":")[0] for g in net.groups for k in net.tied(g.name)}
-    assert seen == {f"{layer}.weight" for layer in tied}
+    assert seen == {f"{name}.weight" for g in net.groups for name, _ in weights_of(net, g.name)}
 
 
 def test_the_pull_by_hand() -> None:
@@ -320,10 +340,17 @@ def test_the_pull_by_hand() -> None:
     weight = torch.tensor([[1.0], [2.0], [3.0]], requires_grad=True)
 
     class Net:
-        groups = (type("Group", (), {"name": "g"}),)
+        groups = (SimpleNamespace(name="g"),)
+        order = ("a",)
 
-        def tied(self, group: str) -> dict[str, Tensor]:
-            return {"w": weight}
+        def rows(self, group: str) -> dict[str, Tensor]:
+            return {"a": torch.arange(3)[:, None]}
+
+        def columns(self, group: str) -> dict[str, Tensor]:
+            return {}
+
+        def module(self, layer: str) -> Any:
+            return SimpleNamespace(weight=weight)
 
     pull(Net(), 0.1)().backward()  # type: ignore[arg-type]
     assert weight.grad is not None
@@ -343,7 +370,7 @@ def test_sparse_training_is_charged_and_draws_norms_apart(
     for name, when in (("before", net.copy()), ("after", net)):
         if name == "after":
             SPARSE.score(net, run)  # type: ignore[arg-type]
-        norms = [group_norm(when.tied(g.name)).detach().sqrt() for g in net.groups]
+        norms = [group_norm(weights_of(when, g.name)).detach().sqrt() for g in net.groups]
         apart[name] = torch.stack([n.min() / n.max() for n in norms]).mean()
     assert run.ledger.spent == tiny.TRAIN
     assert apart["after"] < apart["before"]

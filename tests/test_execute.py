@@ -117,6 +117,17 @@ def test_predictions_give_the_recorded_accuracies(results: Path) -> None:
             )).all()  # fmt: skip
 
 
+def test_accuracy_after_the_first_steps_is_noted(tmp_path: Path) -> None:
+    """The first is before training, and one after the last step is the final accuracy."""
+    epochs = 100 * tiny.RECIPE.batch_size / len(tiny.data().train)
+    recipe = tiny.RECIPE.model_copy(update={"epochs": epochs})
+    record = go(make_spec(recovery=recipe, budget_epochs=epochs), tmp_path)
+    assert [step for step, _ in record.early] == [0, 50, 100]
+    assert record.early[0][1] == record.recalibrated.val_top1
+    assert record.early[-1][1] == record.final.val_top1
+    assert len({accuracy for _, accuracy in record.early}) > 1
+
+
 def test_load_pruned_is_the_network_of_the_record(results: Path) -> None:
     record = Store(results).read(make_spec())
     model = load.load_pruned(record.run_id, results)
@@ -134,7 +145,7 @@ def test_load_pruned_explains_what_is_missing(results: Path, tmp_path: Path) -> 
     record = go(make_spec(seed=5), tmp_path)
     final = Store(tmp_path).stages / f"final-{record.run_id}"
     (final / "facts.json").unlink()
-    with pytest.raises(BadInput, match="make them again with: again"):
+    with pytest.raises(BadInput, match=r"make them again with: python -m benchmark\.reproduce"):
         load.load_pruned(record.run_id, tmp_path)
 
 

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark import archs, choices, conformance, imported, reproduce, run
+from benchmark import archs, choices, conformance, imported, reproduce, run, tune
 from benchmark.checkpoint import Moment, part
 from benchmark.cli import BAD_INPUT, DONE, invoke
 from benchmark.context import Context
@@ -135,7 +135,7 @@ def test_widths_keep_the_largest_norms(results: Path, tmp_path: Path) -> None:
     (cell,) = cells_of(results, written(tmp_path / "w.json", content))
     found = go(cell, results)
     assert finals(found) == finals(record)
-    assert found.selection is None  # nobody's scores are judged
+    assert found.selection is not None  # the channels that their norms chose
 
 
 def test_the_target_of_the_file_is_that_of_all_rows(results: Path, tmp_path: Path) -> None:
@@ -147,6 +147,9 @@ def test_the_target_of_the_file_is_that_of_all_rows(results: Path, tmp_path: Pat
     assert "kept for 2 groups" in remarks[0]
     assert "one file for 2 seeds" in remarks[1]
     assert len(planned(results, file)[1]) == 1
+    from_one = {"seeds": [0, 1], "checkpoint": tmp_path / "net.pt"}
+    assert len(planned(results, file, **from_one)[1]) == 1
+    assert "one file for 2 seeds" in planned(results, file, **from_one, adapt_epochs=1.0)[1][1]
 
 
 def test_scores_obey_every_target_and_the_scale_that_is_said(tmp_path: Path) -> None:
@@ -371,6 +374,26 @@ def test_round_to_is_for_scores_alone(tmp_path: Path) -> None:
     file = written(tmp_path / "s.json", {"scores": SCORES})
     (cell,) = cells_of(tmp_path, file, round_to=8)
     assert not cell.blocked
+
+
+@pytest.mark.parametrize("schedule", ["iterative:2", "layerwise"])
+def test_what_a_file_says_is_no_choice_in_rounds(schedule: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "theirs.json", {"scores": SCORES})
+    (cell,) = cells_of(tmp_path, file, schedule=[schedule])
+    assert cell.status == "n/a"
+    assert "a file speaks of the dense network, and each round chooses anew" in cell.blocked
+
+
+def test_trials_prune_by_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = written(tmp_path / "theirs.json", HALF)
+    words = [
+        "--methods", "from-file", "--set", f"from_file.path={file}", "--arch", "resnet8",
+        "--dataset", "digits", "--results", str(tmp_path / "results"), "--dry-run",
+    ]  # fmt: skip
+    assert invoke(tune.main, words) == DONE
+    assert "8 trials of each" in " ".join(capsys.readouterr().out.split())
+    content = choices.read(file).content
+    assert imported.kept(tmp_path / "results" / "trials") == [content]
 
 
 @pytest.mark.slow

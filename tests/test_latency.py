@@ -332,7 +332,7 @@ def test_onnx_and_folded_forms_and_what_is_printed(
     text = screen.export_text()
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     assert "eager, BN folded" in text
-    assert "x1.00 (1.00-1.00)  x1.00" in text
+    assert "x1.00 (1.00-1.00) x1.00" in " ".join(text.split())  # other rows decide on widths
     assert any(line.startswith("ideal        x") for line in speed.remarks(facts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -13,14 +14,17 @@ import synthetic
 import torch
 from torch import Tensor
 
+from benchmark import reproduce, save
 from benchmark.archs import build
+from benchmark.cli import BAD_INPUT, invoke
 from benchmark.encoding import weights_digest
 from benchmark.errors import BadInput
 from benchmark.kept import rebuild
 from benchmark.load import find_run, load_pruned, run_id_of
 from benchmark.record import RunRecord, parse_json, parse_plan, read_plan, read_record
+from benchmark.spec import Start
 from benchmark.store import Stage, Store
-from benchmark.weights import load_weights
+from benchmark.weights import load_weights, read_checkpoint
 
 V1 = Path(__file__).parent / "records" / "v1"
 State = dict[str, Tensor]
@@ -47,6 +51,44 @@ def results(tmp_path: Path) -> Path:
 def the_run(results: Path) -> tuple[RunRecord, Path]:
     (path,) = results.glob("runs/digits/*/*/*/record.json")
     return read_record(path), path.parent
+
+
+# ---- saving its network --------------------------------------------------------------------------
+
+
+def test_a_saved_network_is_that_of_the_run(results: Path, tmp_path: Path) -> None:
+    record, _ = the_run(results)
+    file = tmp_path / "net.safetensors"
+    assert invoke(save.main, [record.run_id, str(file), "--results", str(results)]) == 0
+    tensors = read_checkpoint(file)
+    assert weights_digest(tensors) == record.weights
+    own = load_pruned(record.run_id, results).state_dict()
+    assert all(torch.equal(tensors[name], own[name]) for name in own)
+    again = tmp_path / "again.safetensors"
+    assert invoke(save.main, [record.run_id, str(again), "--results", str(results)]) == 0
+    assert again.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("run", "name", "said"),
+    [
+        ("{run}", "net.pt", "give a .safetensors file"),
+        ("0123", "net.safetensors", "no run under"),
+        ("{run}", "net.safetensors", "benchmark.reproduce"),  # its weights are gone
+    ],
+)
+def test_what_cannot_be_saved_is_answered_in_one_line(
+    run: str, name: str, said: str, results: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    record, _ = the_run(results)
+    shutil.rmtree(results / "stages")
+    words = [run.format(run=record.run_id), str(tmp_path / name), "--results", str(results)]
+    assert invoke(save.main, words) == BAD_INPUT
+    found = capsys.readouterr().err
+    assert said in found
+    assert found.count("\n") == 1
+    assert not (tmp_path / name).exists()
 
 
 # ---- finding a run -------------------------------------------------------------------------------
@@ -117,8 +159,35 @@ def test_damaged_weights_are_as_good_as_none(
     record, _ = the_run(results)
     (path,) = results.glob(f"stages/final-*/{name}")
     damage(path)
-    with pytest.raises(BadInput, match=r"make them again with: python -m benchmark\.run"):
+    with pytest.raises(BadInput, match=r"make them again with: python -m benchmark\.reproduce"):
         load_pruned(record.run_id, results)
+
+
+@pytest.mark.parametrize(
+    ("command", "start", "flags"),
+    [
+        ("python -m benchmark.run --arch net20", "", ""),
+        (
+            "python -m benchmark.run --data-dir DIR --checkpoint 'my net.th'", "abc",
+            "--data-dir IMAGES --checkpoint 'my net.th' ",
+        ),
+        ("no 'end", "abc", "--checkpoint FILE "),
+    ],
+)  # fmt: skip
+def test_the_command_that_makes_weights_again_has_every_flag(
+    command: str, start: str, flags: str, tmp_path: Path
+) -> None:
+    """Every word of it is one that `benchmark.reproduce` takes."""
+    kind: dict[str, Any] = {"start": Start(kind="checkpoint", checkpoint=start), "baseline": None}
+    spec = synthetic.spec(**(kind if start else {}))
+    root = tmp_path / ("far" * 70)  # nothing of it is cut off
+    synthetic.write(Store(root), synthetic.record(spec, command=command))
+    with pytest.raises(BadInput) as caught:
+        load_pruned(spec.run_id, root)
+    whole = f"python -m benchmark.reproduce {spec.run_id} --results {root} {flags}--into DIR"
+    assert f"make them again with: {whole}, and load them from DIR" in str(caught.value)
+    taken = inspect.signature(reproduce.main).parameters
+    assert {w[2:].replace("-", "_") for w in whole.split() if w.startswith("--")} <= set(taken)
 
 
 def test_weights_of_another_network_are_not_taken_for_the_runs(results: Path) -> None:

@@ -11,16 +11,17 @@ import synthetic
 from pydantic import ValidationError
 
 from benchmark.errors import BadInput
+from benchmark.frozen import Frozen
 from benchmark.images import DataIdentity
 from benchmark.migrate import MIGRATIONS
 from benchmark.record import RunRecord, parse_plan, parse_record, read_record
 from benchmark.spec import (
     SCHEMA,
     ArchIdentity,
-    Frozen,
     MethodIdentity,
     Recipe,
     RunSpec,
+    Scratch,
     Seeds,
     Start,
     identity,
@@ -136,11 +137,14 @@ def test_fields_that_were_added_later_keep_old_run_ids_while_they_hold_their_def
     assert "hard_labels" in later().model_dump()  # the record says it all the same
 
 
+LOSING: dict[str, Any] = {"loss": "cc", "loss_weight": 0.5, "loss_margin": 0.5}
+
+
 def test_todays_run_ids_leave_out_what_was_added_later_and_nothing_else() -> None:
     spec = synthetic.spec("l1norm", 0)
     later_fields = {
         "replicas": 1, "sync_bn": False, "round_to": 1, "schedule": "one-shot", "lane": "default",
-        "trials": 0, "tuned": [], "result": "channels",
+        "trials": 0, "tuned": [], "result": "channels", "scratch": None,
     }  # fmt: skip
     of_recipe = {"loss": "ce", "loss_weight": None, "loss_margin": None}
     of_arch, of_data = {"source": ""}, {"pipeline": "pad-crop", "eval_resize": 0}
@@ -165,10 +169,10 @@ def test_todays_run_ids_leave_out_what_was_added_later_and_nothing_else() -> Non
         "trials": 8,
         "tuned": ("recovery.lr",),
         "result": "dynamic",
+        "scratch": Scratch(kind="scratch-e", recipe=Recipe(epochs=1, lr=0.1, **LOSING)),
     }
-    losing = {"loss": "cc", "loss_weight": 0.5, "loss_margin": 0.5}
-    changes["recovery"] = spec.recovery.model_copy(update=losing)
-    changes["baseline"] = Recipe(epochs=1, lr=0.1).model_copy(update=losing)
+    changes["recovery"] = spec.recovery.model_copy(update=LOSING)
+    changes["baseline"] = Recipe(epochs=1, lr=0.1).model_copy(update=LOSING)
     changed = spec.model_copy(update=changes)
     assert identity(changed) == changed.model_dump(mode="json")
 

@@ -43,7 +43,7 @@ def network(arch: str) -> Network:
 def cell_of(label: str, arch: str, **words: Any) -> Cell:
     network(arch)
     said = {"arch": arch, "methods": [label], "track": "paper", "dataset": "cifar10"}
-    (cell,) = expand(options_from(said | words), tiny.data())
+    (cell,) = expand(options_from(said | {"controls": False} | words), tiny.data())
     return cell
 
 

@@ -18,7 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark import block as blocks
+from benchmark.card import CARD, card, read_shelf
 from benchmark.derived import TABLES, Whole, read_whole
+from benchmark.protocol import PROTOCOL_FILE
+from benchmark.questions import FINDINGS, page
 from benchmark.report import MANIFEST, build
 from benchmark.store import Store
 from benchmark.study import study
@@ -104,6 +107,24 @@ def test_the_committed_leaderboard_comes_from_the_committed_records(tmp_path: Pa
     found = copied(ROOT / "results", tmp_path / "committed")
     assert found is not None, "the board that the repository ships is gone from results/"
     assert problem(found, tmp_path / "again") == ""
+
+
+def test_the_committed_card_comes_from_the_committed_files(tmp_path: Path) -> None:
+    """Without git: where the copy lies there is no history, as in a shallow clone."""
+    found = copied(ROOT / "results", tmp_path / "committed")
+    assert found is not None
+    again = card(read_shelf(found)).encode()
+    assert (found / CARD).read_bytes() == again, "python -m benchmark.card, and commit it"
+
+
+def test_the_committed_findings_come_from_the_committed_files(tmp_path: Path) -> None:
+    found = copied(ROOT / "results", tmp_path / "committed")
+    assert found is not None
+    there, declared = (found / FINDINGS).is_file(), (found / PROTOCOL_FILE).is_file()
+    assert there == declared, "answers belong to boards that were declared"
+    if declared:
+        said = (found / FINDINGS).read_text(encoding="utf-8")
+        assert said == page(found), "python -m benchmark.questions, and commit it"
 
 
 # ---- the check can fail --------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 import synthetic as made
 from rich.console import Console
 
-from benchmark import columns, comparisons, findings, frames, report, standing, tables
+from benchmark import columns, comparisons, findings, frames, report, standing, tablenotes, tables
 from benchmark import derived as deriving
 from benchmark.cli import BAD_INPUT, DONE, invoke
 from benchmark.derived import OPTIONAL
@@ -129,7 +129,7 @@ def test_marks(records: list[RunRecord], changes: dict[str, object], mark: str) 
     marked = made.three("slimming", (0.99, 0.99, 0.99), **changes)
     board = board_of(*records, *marked)
     assert line(board, "slimming")["marks"] == mark
-    assert mark.split(" (")[0].capitalize() in "".join(tables.notes(board))
+    assert mark.split(" (")[0].capitalize() in "".join(tablenotes.notes(board))
     floor = mark == "floor-bound"
     assert math.isnan(line(board, "slimming")["rank"]) == floor
     assert line(board, "hrank")["rank"] == (1 if floor else 2)
@@ -180,7 +180,24 @@ def test_one_checkpoint_says_so_and_compares_kept_sets(tmp_path: Path) -> None:
     board = frames.leaderboard(frames.load(tmp_path))
     assert (board["n"].item(), board["dense_n"].item()) == (2, 1)
     assert board["kept_overlap"].item() == 50
-    assert "Conditional on one dense network" in tables.markdown_table(board)
+    text = tables.markdown_table(board)
+    assert "Conditional on one dense network" in text
+    assert "Controls from scratch: not run" in text
+
+
+def test_a_checkpoint_that_seeds_adapted_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    recipe = made.BASELINE.model_copy(update={"epochs": 2.0})
+    for seed, kept in enumerate([(0, 1, 2, 3), (2, 3, 4, 5)]):
+        start = Start(kind="adapted", checkpoint="abc")
+        run = made.spec(seed=seed, start=start, baseline=recipe)
+        made.write(store, made.record(run, groups=1), {"layer1.0.conv1": kept})
+    board = frames.leaderboard(frames.load(tmp_path))
+    assert board["kept_overlap"].item() == 50
+    text = tables.markdown_table(board)
+    assert "Conditional on one checkpoint" in text
+    assert "Controls from scratch: not run" in text
+    assert "checkpoint adapted (2 epochs), budget" in tables.caption(board)
 
 
 def test_optimistic_figure_is_joined(tmp_path: Path) -> None:
@@ -453,7 +470,7 @@ def test_a_choice_that_random_draws_match_is_marked_and_explained() -> None:
     run = made.record(made.spec("hrank", 0), selection=check)
     board = board_of(run)
     assert "no better than random draws" in board["marks"].iloc[0]
-    assert any(note.startswith("No better than random draws") for note in tables.notes(board))
+    assert any(note.startswith("No better than random draws") for note in tablenotes.notes(board))
 
 
 # ---- paired statistics ---------------------------------------------------------------------------

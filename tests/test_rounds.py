@@ -218,6 +218,15 @@ def test_references_stand_beside_rows_of_each_schedule(tiny_data: Data) -> None:
     assert 2 * white.spec.method.params["mask_epochs"] == once.spec.method.params["mask_epochs"]
 
 
+def test_a_papers_recipe_can_go_layer_by_layer_too(tiny_data: Data) -> None:
+    words = {"methods": ["hrank"], "arch": "resnet56", "track": "paper", "controls": False}
+    (cell,) = grid(tiny_data, **words, schedule=["layerwise"], epochs=810)
+    assert (cell.spec.schedule, cell.spec.allocation, cell.blocked) == ("layerwise", "listed", "")
+    assert cell.spec.budget_epochs == 810
+    (once,) = grid(tiny_data, **words)
+    assert once.spec.schedule == "one-shot"
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

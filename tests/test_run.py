@@ -268,6 +268,7 @@ def test_records_name_code_and_machine(results: Path) -> None:
     assert set(record.environment["git"]) == {"commit", "dirty"}
     assert record.environment["packages"]["torch"]
     assert record.environment["deterministic"] is True
+    assert record.environment["cpu"].endswith(f" ({torch.backends.cpu.get_cpu_capability()})")
     assert json.dumps(record.environment)
 
 

@@ -11,10 +11,12 @@ import pytest
 import synthetic
 import tiny
 import torch
+from test_execute import go, make_spec
 from torch import nn
 
 from benchmark import selection
 from benchmark.differences import Run, differences
+from benchmark.encoding import weights_digest
 from benchmark.frames import runs_frame
 from benchmark.record import SelectionCheck, read_record
 from benchmark.selection import check_selection, networks_judged
@@ -107,6 +109,43 @@ def test_draws_at_uniform_widths_leave_those_at_its_own_as_they_were(
     assert check.uniform is not None
     names = ("score", "inverse", "random", "percentile", "informative")
     assert [getattr(check, n) for n in names] == [getattr(beyond, n) for n in names]
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.8])
+def test_a_choice_without_scores_is_set_against_what_it_removes(
+    cut: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(cut, 0.1, "uniform")
+    judged = Judged(monkeypatch, budget)
+    judged.scores = None  # type: ignore[assignment]
+    check = judged.check(budget)
+    own, inverse, *draws = judged.plans
+    assert own == judged.plan
+    assert len(draws) == selection.RANDOM_DRAWS
+    assert inverse.widths() == own.widths()
+    for group in judged.net.groups:
+        kept, other = set(own.keep[group.name]), set(inverse.keep[group.name])
+        gone = set(range(group.width)) - kept
+        assert other <= gone if len(gone) >= len(kept) else other >= gone
+    assert check.informative == (check.score > check.inverse)  # type: ignore[operator]
+
+
+def test_the_choice_of_a_method_that_decides_everything_is_judged_on_dense_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CPLI changes the weights it keeps; the draws beside it would not be changed."""
+    seen = []
+
+    def noted(*args: Any) -> None:
+        seen.append(args)
+
+    monkeypatch.setattr("benchmark.execute.check_selection", noted)
+    spec = make_spec("cpli")
+    record = go(spec, tmp_path)
+    ((_, net, scores, plan, _, _),) = seen
+    assert scores is None
+    assert plan.widths() == record.widths
+    assert weights_digest(net.dense().state_dict()) == record.dense.weights
 
 
 # ---- records -------------------------------------------------------------------------------------

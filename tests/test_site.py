@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from benchmark.archs import ARCHS
+from benchmark.archs import ARCHS, build
 from benchmark.data import Data
 from benchmark.errors import BadInput
 from benchmark.options import options_from
@@ -178,15 +179,20 @@ def cifar10(data: Data) -> Data:
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
-def test_sweeps_of_the_repository_expand(path: Path, tiny_data: Data) -> None:
+def test_sweeps_of_the_repository_expand(path: Path, tiny_data: Data, tmp_path: Path) -> None:
     options = options_from({}, path)
     assert options.arch in ARCHS
+    if options.adapt_epochs is not None:  # of weights that the command names
+        weights = tmp_path / "net.pt"
+        torch.save(build(options.arch, 10).state_dict(), weights)
+        options = options.model_copy(update={"checkpoint": weights})
     grid = expand(options, cifar10(tiny_data))
     cells = [c for c in grid if not c.added]
     controls = {c.entry.label for c in grid if c.added and c.entry.is_control}
     assert controls == (set() if options.track == "paper" else CONTROLS)
     targets = len(options.flops_reduction) or 1
-    assert 0 < len(cells) <= len(options.methods) * targets * len(options.seeds)
+    rows = len(options.methods) * len(options.preparation)
+    assert 0 < len(cells) <= rows * targets * len(options.seeds)
     planned = {c.entry.label for c in cells if c.status == "planned"}
     blocked = {c.entry.label for c in cells if c.blocked}
     assert planned == set(options.methods) - blocked

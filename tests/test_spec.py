@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from benchmark.images import DataIdentity
-from benchmark.spec import ArchIdentity, MethodIdentity, Recipe, RunSpec, Seeds, Start, canonical
+from benchmark.spec import (
+    ArchIdentity,
+    MethodIdentity,
+    Recipe,
+    RunSpec,
+    Scratch,
+    Seeds,
+    Start,
+    canonical,
+)
 
 
 def make_spec(**changes: Any) -> RunSpec:
@@ -72,6 +81,8 @@ CHANGES: list[dict[str, Any]] = [
     {"lane": "trial", "tuned": ("recovery.lr",)},
     {"lane": "tuned", "tuned": ("recovery.lr",), "trials": 8},
     {"lane": "tuned", "tuned": ("recovery.lr",), "trials": 3},
+    {"track": "paper", "scratch": Scratch(kind="scratch-e", recipe=Recipe(epochs=6, lr=0.1))},
+    {"track": "paper", "scratch": Scratch(kind="scratch-b", recipe=Recipe(epochs=6, lr=0.1))},
     {"seeds": Seeds(dense=0, run=1)},
     {"seeds": Seeds(dense=1, run=0)},
 ]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from benchmark.context import set_threads_and_determinism
 from benchmark.evaluation import evaluate
 from benchmark.images import BatchSource, Images
 from benchmark.ledger import BudgetExceeded, Ledger
@@ -246,3 +247,29 @@ def test_empty_splits_are_allowed() -> None:
     data = tiny.data()
     empty = Images(data.val.pixels[:0], data.val.labels[:0], data.val.index[:0])
     assert len(BatchSource(empty, data.identity)) == 0
+
+
+def trained(fills: bool) -> tuple[dict[str, Tensor], int]:
+    """Weights after training as runs do, and how often memory was filled meanwhile."""
+    set_threads_and_determinism(1)
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = fills
+    net = tiny.model()
+    with torch.profiler.profile() as seen:
+        short = tiny.RECIPE.model_copy(update={"epochs": 1.0})
+        tiny.trainer().run_phase(net, short, "recovery", validate=True, macs=1)
+    calls = {event.key: event.count for event in seen.key_averages()}
+    return tiny.state_of(net), calls.get("aten::fill_", 0)
+
+
+def test_new_memory_is_not_filled_and_every_bit_stays() -> None:
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    filling = torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        (filled, often), (plain, seldom) = trained(True), trained(False)
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.set_num_threads(before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filling
+    assert tiny.same(filled, plain)
+    assert 10 * seldom < often

@@ -78,6 +78,16 @@ def test_rows_and_columns_follow_concatenation_groups_and_flattening() -> None:
     assert lists(net.columns(last.name)) == {"fc": torch.arange(20).reshape(5, 4).tolist()}
 
 
+def test_order_is_that_of_execution() -> None:
+    """Not that of names or kinds, nor that in which modules were made."""
+    model = Joined()
+    model.norm = model._modules.pop("norm")  # made last
+    net = Network(model, torch.zeros(1, 3, tiny.SIZE, tiny.SIZE))
+    assert net.order == (
+        "left", "right", "norm", "narrow", "grouped", "wide", "deep", "last", "fc",
+    )  # fmt: skip
+
+
 def lists(places: dict[str, Tensor]) -> dict[str, list[list[int]]]:
     return {name: found.tolist() for name, found in places.items()}
 

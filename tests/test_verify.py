@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from packages import METHOD
 from submitting import edited, make, packed
+from synthetic import spec
 
-from benchmark import against, differences, origin, report, submit, verify
+from benchmark import against, differences, origin, report, submit, verdict, verify
 from benchmark.archive import read_archive
 from benchmark.cli import BAD_INPUT, DONE, FAILED, invoke
 from benchmark.frames import typed
@@ -262,6 +263,7 @@ def odd_facts(record: dict[str, Any]) -> None:
         ("l1norm 0", moved, "was edited"),
         ("l1norm 0", control, "l1norm is no control"),
         ("shine 0", titled, "has the title of one of ours: HRank"),
+        ("shine 0", lambda r: r.update(title="HRANK, scratch-e "), "has the title of one of ours"),
         ("l1norm 0", odd_facts, "no table can be made of its records"),
         ("l1norm 0", lambda r: r.update(plan="0" * 16), "is not the plan of its record"),
         ("l1norm 0", lambda r: r.update(weights=3), "is not a run record"),
@@ -308,6 +310,11 @@ def relocated(archive: Path, into: Path, name: str, change: Any) -> Path:
         ("l1norm 0", lambda s: s["method"].update(variant="b"), "unknown variant of l1norm"),
         ("l1norm 0", lambda s: s["data"].update(num_classes=1 << 23), "no data set here has"),
         ("shine 0", lambda s: s["method"].update(source="0" * 16), "belongs to no run"),
+        (
+            "shine 0",
+            lambda s: s.update(track="total", scratch={"kind": "scratch", "recipe": s["recovery"]}),
+            "shine (scratch) is a control",
+        ),
     ],
 )
 def test_what_goes_by_a_wrong_name_is_refused_in_one_line(
@@ -339,6 +346,62 @@ def test_runs_of_another_code_are_not_made_again_and_not_verified(
     assert "no run was made again: all of it is self-reported" in said
     (mark,) = marks(tmp_path / "results")
     assert {own.code for own in mark.runs.values()} >= {"l1norm revision 7", ""}
+
+
+def test_runs_of_another_protocol_or_checkpoint_are_passed_over(
+    made: Path, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = ids(made)["l1norm 0"], ids(made)["l1norm 1"]
+    other = relocated(archive, tmp_path / "a.tar.gz", first, lambda s: s.update(protocol=9))
+    theirs = {"start": {"kind": "checkpoint", "checkpoint": "0" * 16}, "baseline": None}
+    path = relocated(other, tmp_path / "b.tar.gz", second, lambda s: s.update(theirs))
+    assert run(path, "--into", tmp_path / "results") == DONE
+    said = capsys.readouterr().out
+    assert ": it is of protocol 9, this is 1" in said
+    assert ": it starts from a checkpoint: give --checkpoint" in said
+    assert "no run was made again: all of it is self-reported" in said
+    (mark,) = marks(tmp_path / "results")
+    assert {own.code for own in mark.runs.values()} >= {"", "protocol 9"}
+
+
+def test_which_run_is_made_again_hangs_on_every_byte_of_the_archive(
+    made: Path, archive: Path, tmp_path: Path
+) -> None:
+    """Of those that can be: nobody chooses it, and it is the same for everybody."""
+    files, able = dict(read_archive(archive).files), {ids(made)[f"l1norm {s}"] for s in (0, 1)}
+    drawn = []
+    for number in range(12):
+        found = read_archive(packed(tmp_path / "a.tar.gz", files, by=f"Jo {number}"))
+        opened = verify.unpack(found, tmp_path / f"{number}")
+        request = verify.Request("", False, {})
+        one, again = (verify.choose(opened, request, lambda _: None) for _ in range(2))
+        assert one is not None
+        assert one is again
+        drawn.append(one.record.run_id)
+    assert set(drawn) == able
+
+
+def test_a_check_speaks_for_runs_of_its_own_code_and_one_that_failed_for_all_of_them() -> None:
+    def check(code: str, passed: bool) -> origin.Check:
+        return origin.Check(run="r", code=code, passed=passed, date="d", hardware="h", how="x")
+
+    def state(*checks: origin.Check) -> str:
+        return origin.Mark(archive="0" * 64, runs={}, checks=checks).state("")
+
+    assert state() == state(check("a", True), check("b", False)) == "self-reported"
+    assert state(check("", True), check("a", False)) == "verified"
+    assert state(check("", True), check("", False)) == "not reproduced"
+    plain = spec(arch="resnet8")
+    assert origin.code_of(plain) == ""
+    own = plain.arch.model_copy(update={"name": "mine", "source": "0123456789abcdef"})
+    assert origin.code_of(plain.model_copy(update={"arch": own})) == "0123456789abcdef"
+
+
+def test_predictions_of_other_images_back_no_accuracy(made: Path) -> None:
+    folder = next(p.parent for p in Store(made).record_paths())
+    run_ = differences.read_run(folder)
+    labels = np.zeros(len(run_.arrays["test_final_class"]) + 1, np.uint8)
+    assert {d.other for d in verdict.contradictions(run_, labels)} == {"nothing"}
 
 
 def test_a_record_that_differs_from_ours_is_a_conflict(

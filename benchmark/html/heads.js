@@ -45,6 +45,15 @@ const LAYOUTS = {
     ["unrevealed", "Unrevealed"], ["n", "Seeds"], ["dense", "Dense"], ["before", "Before"],
     ["recalibrated", "BN recal."], ["final", "Final"], ["drop", "Lost since dense"],
   ],
+  ladder: [
+    ["entry", "Method"], ...PLACE, ["target", "Target"], ["reduction_mean", "FLOPs removed"], ["n", "Seeds"],
+    ["recalibrated_mean", "BN recal."], ["before_mean", "Before"], ["inverse_mean", "Inverse"],
+    ["dense_mean", "Dense"], ["reason", "Reason"],
+  ],
+  early: [
+    ["entry", "Method"], ...PLACE, ["target", "Target"], ["step", "Step"], ["n", "Seeds"],
+    ["val_mean", "Validation"], ["val_sd", "SD"],
+  ],
   pooled: [
     ["title", "Method"], ["allocation", "Allocation"], ["reference_method", "Compared with"], ["verdict", "Verdict"],
     ["blocks", "Boards"], ["mean", "Mean difference"], ["low_95", "95 % interval", "high_95"],
