@@ -193,9 +193,9 @@ def _code(own: Holding, known: Sources) -> list[str]:
     ]
     runs = sum(code.runs for code in found if code.commit in after)
     return [
-        markdown_table((*head, "after the declaration"), iter(rows4)), "",
-        f"Of {counted(len(own.records), 'run')}, {runs} were made from commits that come after the "
-        "declaration, or are it.",
+        markdown_table((*head, "git shows them after the declaration"), iter(rows4)), "",
+        f"Of {counted(len(own.records), 'run')}, {runs} were made from commits that git shows "
+        "to come after the declaration, or to be it.",
     ]  # fmt: skip
 
 

@@ -298,7 +298,7 @@ def test_what_is_noted_of_the_declaration_is_printed(root: Path) -> None:
     assert f"Declared in commit `{COMMITS[0]}`. Fields that read otherwise since: limits." in found
     assert f"| `{COMMITS[1]}` | 3 | 0 | yes |" in found
     assert f"| `{COMMITS[0]}` | 1 | 1 | no |" in found
-    assert "Of 4 runs, 3 were made from commits that come after" in found
+    assert "Of 4 runs, 3 were made from commits that git shows to come after" in found
     assert "- hrank (uniform) at 50 % seed 0" in found
     assert "- Seed 0 was stopped and begun again." in found
     (root / "sources.toml").write_text((SOURCES + NOTED).replace('n = "1"', 'n = "2"'))

@@ -54,8 +54,9 @@ def test_the_last_stream_stays_whole_and_the_target_is_met(
         "layer2.0.conv2",
         "layer3.0.conv2",
     ]
+    # Not the ranks themselves: on one processor they spared a stream.
     scores = {
-        name: torch.linspace(0.0, 1.0, len(ranks))  # by hand: ranks of a processor may spare a stream
+        name: torch.linspace(0.0, 1.0, len(ranks))
         for name, ranks in HRank().score(net, tiny_trainer()).items()  # type: ignore[arg-type]
     }
     budget = Budget(0.5, 0.1, allocation, round_to=round_to)
