@@ -13,12 +13,24 @@ from itertools import combinations
 import pandas as pd
 from scipy.stats import kendalltau
 
-from benchmark.asked import Answer, Found, Kind, Question, decided, interval, points
+from benchmark.asked import (
+    NOT_RUN,
+    OPEN,
+    Answer,
+    Found,
+    Kind,
+    Question,
+    decided,
+    interval,
+    named,
+    points,
+)
 from benchmark.findings import verdict_of
 from benchmark.progress import counted
 from benchmark.summaries import summary
 from benchmark.texts import number, signed
 
+SIDES = {1: "ahead", -1: "behind", 0: "undecided"}
 FEWEST = 4  # rows for an order that says anything
 POINTS_OF_A_RUN = {
     "test_before": "after removal",
@@ -26,9 +38,6 @@ POINTS_OF_A_RUN = {
     "test_final": "after recovery",
 }
 ROW = ("target", "allocation", "name")  # of one row of a board, in the order of sorting
-
-
-# ---- the rules -----------------------------------------------------------------------------------
 
 
 def compared(question: Question, found: Found) -> Answer:
@@ -52,10 +61,9 @@ def compared(question: Question, found: Found) -> Answer:
         )
         for row in frame.sort_values(["target", "entry", "reference"]).to_dict("records")
     ]
-    verdicts = Counter(row[5] for row in rows)
-    said = ", ".join(f"{word} in {n}" for word, n in verdicts.most_common())
-    sentence = f"Of {counted(len(rows), 'comparison')}: {said}." if rows else "Not run yet."
-    if rows and verdicts.keys() <= {"undecided", "not claimed"}:
+    verdicts = [(row[5], f"{row[1]} against {row[2]}, {row[0]} %") for row in rows]
+    sentence = f"Of {counted(len(rows), 'comparison')}: {named(verdicts)}." if rows else NOT_RUN
+    if rows and {word for word, _ in verdicts} <= OPEN:
         sentence += " The data do not decide."
     head = ("target %", "row", "against", "n", "points [95 %]", "verdict", "limits")
     return Answer((sentence,), head, tuple(rows), "leaderboard/comparisons.csv")
@@ -66,21 +74,20 @@ def informative(question: Question, found: Found) -> Answer:
     after BN recalibration, paired by seed."""
     runs = _of(found.runs, question.entries)
     runs = runs[runs["selection_score"].notna()]
-    rows, verdicts = [], Counter[str]()
+    rows, verdicts = [], list[tuple[str, str]]()
     for place, part in runs.groupby(list(ROW), sort=True):
         inverse = (part["selection_score"] - part["selection_inverse"]).dropna().tolist()
         random = (part["selection_score"] - part["selection_random"]).dropna().tolist()
         signs = decided(inverse), decided(random)
         word = "informative" if signs == (1, 1) else "uninformative" if -1 in signs else "undecided"
-        verdicts[word] += 1
+        verdicts.append((word, f"{place[2]}, {place[1]} {number(place[0], 0)} %"))
         agreement = summary(part["agreement_rank"].tolist())["mean"]
         kept = summary(part["agreement_kept"].tolist())["mean"]
         rows.append(
             (*_place(place), str(len(part)), interval(inverse), interval(random),
              number(agreement, 2), number(kept, 1), word)
         )  # fmt: skip
-    said = ", ".join(f"{word} in {n}" for word, n in verdicts.most_common())
-    sentence = f"Of {counted(len(rows), 'row')}: {said}." if rows else "Not run yet."
+    sentence = f"Of {counted(len(rows), 'row')}: {named(verdicts)}." if rows else NOT_RUN
     head = ("target %", "allocation", "row", "n", "choice less inverse", "choice less random",
             "rank agreement of two seeds", "kept by both %", "verdict")  # fmt: skip
     return Answer((sentence,), head, tuple(rows), "leaderboard/runs.csv")
@@ -115,21 +122,17 @@ def paired(question: Question, found: Found) -> Answer:
     """Test accuracy of each row less that of each other, at the three points of a run, paired by
     seed, at the same target and allocation."""
     rows: list[tuple[str, ...]] = []
-    signs = Counter[int]()
+    verdicts: list[tuple[str, str]] = []
     for place, one, other in _pairs(question, found.runs):
         both = one.merge(other, on="seed", suffixes=("", "_other"))
         gaps = [(both[column] - both[f"{column}_other"]).tolist() for column in POINTS_OF_A_RUN]
         if not gaps[0]:
             continue
-        signs[decided(gaps[-1])] += 1
+        word = SIDES[decided(gaps[-1])]
+        verdicts.append((word, f"{place[2]} against {place[3]}, {place[1]} {place[0]} %"))
         rows.append((*place, str(len(both)), *map(interval, gaps)))
     total = counted(len(rows), "pair")
-    sentence = (
-        f"After recovery the first is ahead in {signs[1]} of {total}, behind in {signs[-1]}, and "
-        f"{signs[0]} are not decided."
-        if rows
-        else "Not run yet."
-    )
+    sentence = f"After recovery, of {total}: {named(verdicts)}." if rows else NOT_RUN
     head = ("target %", "allocation", "row", "less", "n", *POINTS_OF_A_RUN.values())
     return Answer((sentence,), head, tuple(rows), "leaderboard/runs.csv")
 
@@ -187,17 +190,17 @@ def continued(question: Question, found: Found) -> Answer:
     above = [r for r in rows if r[3].startswith("+")]
     known = [r for r in above if r[5]]
     also = sum(r[5].startswith("better") for r in known)
-    sentence = (
-        f"{counted(len(above), 'row')} of {len(rows)} lie above the dense network they start from; "
-        f"of the {len(known)} of these that are compared with that network trained further for the "
-        f"same budget, {also} are better."
-        if rows
-        else "Not run yet."
-    )
+    sentence = f"None of {counted(len(rows), 'row')} lies above the dense network it starts from."
+    if above:
+        sentence = (
+            f"{counted(len(above), 'row')} of {len(rows)} lie above the dense network they start "
+            f"from; of the {len(known)} of these that are compared with that network trained "
+            f"further for the same budget, {also} are better."
+        )
     if rows and not own:
         sentence += " The dense network trained further has not been run yet."
     head = ("target %", "row", "n", "over the dense network", "over it trained further", "verdict")
-    return Answer((sentence,), head, tuple(rows), "leaderboard.csv")
+    return Answer((sentence if rows else NOT_RUN,), head, tuple(rows), "leaderboard.csv")
 
 
 def label(question: Question, found: Found) -> Answer:
@@ -220,7 +223,7 @@ def label(question: Question, found: Found) -> Answer:
     sentence = (
         f"{apart} of {counted(len(rows), 'figure')} are apart from zero for every seed."
         if rows
-        else "Not run yet."
+        else NOT_RUN
     )
     head = ("row", "figure", "n", "points [widest of the seeds]", "verdict")
     return Answer((sentence,), head, tuple(rows), "leaderboard/runs.csv")
@@ -246,9 +249,7 @@ def chosen(question: Question, found: Found) -> Answer:
         )  # fmt: skip
     rows.sort()
     sentence = (
-        f"{counted(len(rows), 'choice')} made in full; none has an accuracy."
-        if rows
-        else "Not run yet."
+        f"{counted(len(rows), 'choice')} made in full; none has an accuracy." if rows else NOT_RUN
     )
     head = ("target %", "method", "removed %", "seed", "row", "of the row's units it keeps %",
             "by chance %", "noise minus chance [95 %]")  # fmt: skip
@@ -263,6 +264,8 @@ def published(question: Question, found: Found) -> Answer:
     sentence = (
         f"Of {counted(len(found.published), 'published figure')} for this network {run} have a run "
         "of ours beside them."
+        if len(found.published)
+        else "No published figure is of this network on these images."
     )
     return Answer((sentence,), ("verdict", "figures"), rows, "leaderboard/published.md")
 

@@ -26,6 +26,9 @@ Kind = Literal[
     "published",
 ]
 
+NOT_RUN = "Not run yet."
+OPEN = {"undecided", "not claimed", "no seed in common"}  # verdicts that say nothing of their rows
+
 
 class Question(Frozen):
     """`entries` and `against`: rows as tables call them, `l1norm + ls` and `whitebox (preparation
@@ -81,3 +84,15 @@ def decided(values: Sequence[float]) -> int:
     found = summary(values)
     above, below = found["low"] > 0, found["high"] < 0
     return 1 if above else -1 if below else 0
+
+
+def named(verdicts: Sequence[tuple[str, str]]) -> str:
+    """How often each verdict fell, those that say something first and with what they fell on."""
+    fell: dict[str, list[str]] = {}
+    for word, what in verdicts:
+        fell.setdefault(word, []).append(what)
+    parts = sorted(fell.items(), key=lambda item: (item[0] in OPEN, -len(item[1])))
+    return ", ".join(
+        f"{word} in {len(on)}" + ("" if word in OPEN else f" ({'; '.join(on)})")
+        for word, on in parts
+    )

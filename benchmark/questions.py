@@ -95,22 +95,44 @@ def page(root: Path) -> str:
     """
     protocol = read_protocol(root / PROTOCOL_FILE)
     questions = read_questions(root / QUESTIONS)
-    parts = [INTRODUCTION]
+    boards: dict[str, list[Answer]] = {}
+    parts: list[str] = []
     for held in holdings(protocol, Store(root).records()):
-        if held.board is not None:
-            parts += _board(held.name, held.board, found_of(root, held), questions)
-    return "\n".join(parts)
+        if held.board is None:
+            continue
+        found = found_of(root, held)
+        answers = [ANSWERS[question.kind](question, found) for question in questions]
+        boards[f"{held.name} {held.board.version}"] = answers
+        parts += _board(held.name, held.board, found, questions, answers)
+    return "\n".join([INTRODUCTION, *_glance(boards, questions), *parts])
 
 
-def _board(name: str, board: Board, found: Found, questions: tuple[Question, ...]) -> Iterator[str]:
+def _glance(boards: dict[str, list[Answer]], questions: tuple[Question, ...]) -> Iterator[str]:
+    """Every answer in a sentence, boards side by side."""
+    if not boards:
+        return
+    yield "## At a glance\n"
+    rows = [
+        (question.ask, *(" ".join(answers[place].sentences) for answers in boards.values()))
+        for place, question in enumerate(questions)
+    ]
+    yield from _table(Answer((), ("question", *boards), tuple(rows)))
+
+
+def _board(
+    name: str,
+    board: Board,
+    found: Found,
+    questions: tuple[Question, ...],
+    answers: list[Answer],
+) -> Iterator[str]:
     state = standing(board, found.records)
     yield f"## {name} {board.version}\n"
     yield (
         f"{board.arch} on {board.data}, {board.track} track: {state.done} of "
         f"{counted(state.declared, 'declared run')} done. {md(' '.join(board.limits))}\n"
     )
-    for question in questions:
-        answer = ANSWERS[question.kind](question, found)
+    for question, answer in zip(questions, answers, strict=True):
         yield f"### {question.ask}\n"
         yield " ".join((*answer.sentences, question.note)).strip() + "\n"
         yield from _table(answer)

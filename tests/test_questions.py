@@ -12,7 +12,7 @@ from refusing import refused
 
 from benchmark import questions
 from benchmark.answering import ANSWERS
-from benchmark.asked import Answer, Kind, Question, decided, interval
+from benchmark.asked import Answer, Kind, Question, decided, interval, named
 from benchmark.cli import DONE, invoke
 from benchmark.holdings import Holding, holdings
 from benchmark.protocol import read_protocol
@@ -151,7 +151,9 @@ def test_rows_are_paired_by_seed_target_and_allocation(tmp_path: Path) -> None:
     assert row[:5] == ("50", "uniform", "cpli", "l1norm + ls", "3")
     assert row[6] == "+10.00 [+10.00, +10.00]"
     assert row[7].startswith("+1.00 [")
-    assert "ahead in 1 of 1 pair" in found.sentences[0]
+    assert found.sentences == (
+        "After recovery, of 1 pair: ahead in 1 (cpli against l1norm + ls, uniform 50 %).",
+    )
 
 
 def test_a_gain_over_the_dense_network_must_beat_training_it_further(tmp_path: Path) -> None:
@@ -192,6 +194,12 @@ def test_choices_stand_beside_the_runs_they_were_made_for(tmp_path: Path) -> Non
     )  # fmt: skip
 
 
+def test_what_is_decided_is_named_before_what_is_not() -> None:
+    fell = [("undecided", "a"), ("behind", "b"), ("undecided", "c"), ("ahead", "d"), ("ahead", "e")]
+    assert named(fell) == "ahead in 2 (d; e), behind in 1 (b), undecided in 2"
+    assert named([]) == ""
+
+
 def test_a_board_is_answered_from_its_own_tables(tmp_path: Path) -> None:
     made = rows("whitebox", (0.9, 0.9, 0.9)) + rows("l1norm", (0.8, 0.8, 0.8))
     made += rows("whitebox", (0.5, 0.5, 0.5), budget_epochs=1.0)
@@ -205,6 +213,11 @@ def test_a_board_is_answered_from_its_own_tables(tmp_path: Path) -> None:
         assert "6 of 6 declared runs done" in part
         assert [line.split("|")[5].split()[0] for line in part.splitlines()
                 if line.startswith("| 50 |")] == [gap]  # fmt: skip
+    glance = next(line for line in text.splitlines() if line.startswith("| Does White-Box"))
+    assert glance.split("|")[2:4] == [
+        f" Of 1 comparison: {word} (these runs only) in 1 (whitebox against l1norm, 50 %). "
+        for word in ("better", "worse")
+    ]
 
 
 def test_the_page_is_that_of_the_records(tmp_path: Path) -> None:
