@@ -27,7 +27,7 @@ from benchmark.asked import (
 )
 from benchmark.findings import verdict_of
 from benchmark.progress import counted
-from benchmark.summaries import summary
+from benchmark.summaries import LEAST_SEEDS, summary
 from benchmark.texts import number, signed
 
 SIDES = {1: "ahead", -1: "behind", 0: "undecided"}
@@ -94,27 +94,29 @@ def informative(question: Question, found: Found) -> Answer:
 
 
 def order(question: Question, found: Found) -> Answer:
-    """Kendall's tau between the orders of the rows that were run with two allocations."""
+    """Kendall's tau between the orders of the rows under two allocations, on the seeds that a row
+    has under both."""
     runs = _of(found.runs, question.entries)
     rows: list[tuple[str, ...]] = []
     for target, part in runs.groupby("target", sort=True):
-        means = part.pivot_table(index="name", columns="allocation", values="test_final")
-        for one, other in combinations(sorted({*map(str, means)} - {"none"}), 2):
-            both = means[[one, other]].dropna()
+        finals = part.pivot_table(index=["name", "seed"], columns="allocation", values="test_final")
+        for one, other in combinations(sorted({*map(str, finals)} - {"none"}), 2):
+            by_row = finals[[one, other]].dropna().groupby("name")
+            both, seeds = by_row.mean(), by_row.size().min() if len(by_row) else 0
             tau = kendalltau(both[one], both[other]).statistic if len(both) > 1 else math.nan
             best = [str(both[a].idxmax()) for a in (one, other)] if len(both) else ["", ""]
             rows.append(
-                (number(target, 0), one, other, str(len(both)), number(tau, 2), *best)
-            )  # fmt: skip
-    changed = sum(row[5] != row[6] for row in rows)
-    few = bool(rows) and max(int(row[3]) for row in rows) < FEWEST
+                (number(target, 0), one, other, str(len(both)), str(seeds), number(tau, 2), *best)
+            )
+    changed = sum(row[6] != row[7] for row in rows)
+    few = any(int(row[3]) < FEWEST or int(row[4]) < LEAST_SEEDS for row in rows)
     sentence = (
         "Not run yet with two allocations."
         if not rows
         else f"The first row changes in {changed} of {counted(len(rows), 'target')}."
-        + (f" Fewer than {FEWEST} rows were run with both: the data do not decide." if few else "")
+        + (" Too few rows or seeds were run with both: the data do not decide." if few else "")
     )
-    head = ("target %", "one", "other", "rows", "tau", "first by one", "first by the other")
+    head = ("target %", "one", "other", "rows", "seeds", "tau", "first by one", "by the other")
     return Answer((sentence,), head, tuple(rows), "leaderboard.csv")
 
 

@@ -133,13 +133,16 @@ def test_a_choice_is_informative_if_it_beats_inverse_and_draws(
 def test_orders_are_compared_between_allocations(tmp_path: Path) -> None:
     uniform = {"hrank": 0.9, "l1norm": 0.8, "random": 0.7, "slimming": 0.6}
     turned = dict(zip(uniform, reversed(list(uniform.values())), strict=True))
-    made = [r for n, f in uniform.items() for r in rows(n, (f,))]
-    made += [r for n, f in turned.items() for r in rows(n, (f,), allocation="global")]
-    found = answered(tmp_path, made, "order")
-    assert found.rows == (("50", "global", "uniform", "4", "-1.00", "slimming", "hrank"),)
+    made = [r for n, f in uniform.items() for r in rows(n, (f, f, f, 0.1))]  # the last: here alone
+    made += [r for n, f in turned.items() for r in rows(n, (f, f, f), allocation="global")]
+    found = answered(tmp_path / "a", made, "order")
+    assert found.rows == (("50", "global", "uniform", "4", "3", "-1.00", "slimming", "hrank"),)
     assert found.sentences == ("The first row changes in 1 of 1 target.",)
-    few = answered(tmp_path / "few", made[:1] + made[4:5], "order")
-    assert "the data do not decide" in few.sentences[0]
+    fewer_seeds = [r for r in made if r.spec.seeds.run < 2]
+    fewer_rows = [r for r in made if r.spec.method.name != "hrank"]
+    for number, few in enumerate((fewer_seeds, fewer_rows)):
+        said = answered(tmp_path / str(number), few, "order").sentences[0]
+        assert "the data do not decide" in said
 
 
 def test_rows_are_paired_by_seed_target_and_allocation(tmp_path: Path) -> None:
