@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 import typer
 from pydantic import Field, ValidationError
 
+from benchmark.asked import Kind
 from benchmark.cli import DONE, console, run_app
 from benchmark.errors import BadInput
 from benchmark.frozen import Frozen
@@ -46,7 +47,8 @@ class Board(Frozen):
     """One network on one data set. `rows`, by allocation: as tables call them, `l1norm + ls` and
     `whitebox (preparation free)` among them; controls stand with them. `checkpoint`: hash of the
     weights that all runs start from, after `adapt_epochs` of training for each seed, unless 0.
-    `limits`: what the board cannot show, in sentences."""
+    `asked`: kinds of questions that it is run for; none: all. `limits`: what the board cannot show,
+    in sentences."""
 
     version: str
     data: str
@@ -62,6 +64,7 @@ class Board(Frozen):
     seeds: tuple[int, ...] = Field(min_length=1)
     against: tuple[str, ...]
     margin: float = Field(gt=0)
+    asked: tuple[Kind, ...] = ()
     limits: tuple[str, ...] = ()
     pilot: Pilot | None = None
 

@@ -30,6 +30,7 @@ from benchmark.store import Store
 from benchmark.texts import md
 
 QUESTIONS, FINDINGS = "questions.toml", "FINDINGS.md"
+NOT_ASKED = "Not asked of this board."
 COMMAND = "python -m benchmark.questions --results results"
 INTRODUCTION = f"""# Findings
 
@@ -101,10 +102,16 @@ def page(root: Path) -> str:
         if held.board is None:
             continue
         found = found_of(root, held)
-        answers = [ANSWERS[question.kind](question, found) for question in questions]
+        answers = [_answer(question, held.board, found) for question in questions]
         boards[f"{held.name} {held.board.version}"] = answers
         parts += _board(held.name, held.board, found, questions, answers)
     return "\n".join([INTRODUCTION, *_glance(boards, questions), *parts])
+
+
+def _answer(question: Question, board: Board, found: Found) -> Answer:
+    if board.asked and question.kind not in board.asked:
+        return Answer((NOT_ASKED,))
+    return ANSWERS[question.kind](question, found)
 
 
 def _glance(boards: dict[str, list[Answer]], questions: tuple[Question, ...]) -> Iterator[str]:
@@ -133,6 +140,8 @@ def _board(
         f"{counted(state.declared, 'declared run')} done. {md(' '.join(board.limits))}\n"
     )
     for question, answer in zip(questions, answers, strict=True):
+        if answer.sentences == (NOT_ASKED,):
+            continue
         yield f"### {question.ask}\n"
         yield " ".join((*answer.sentences, question.note)).strip() + "\n"
         yield from _table(answer)

@@ -130,6 +130,24 @@ def test_a_choice_is_informative_if_it_beats_inverse_and_draws(
     assert found.rows[0][4].startswith(f"{100 * (score - inverse):+.2f} [")
 
 
+def test_a_board_is_asked_what_it_is_run_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board(tmp_path, rows("whitebox", (0.9, 0.9, 0.9)))
+    asks = "Does the vote carry information?"
+    more = f'\n[[question]]\nask = "{asks}"\nkind = "informative"\nentries = ["whitebox"]\n'
+    (tmp_path / "questions.toml").write_text(QUESTIONS + more)
+    assert f"### {asks}" in page(tmp_path)
+    assert "### Does White-Box beat L1-norm?" in page(tmp_path)
+    (tmp_path / "protocol.toml").write_text(PROTOCOL + 'asked = ["informative"]\n')
+    found = page(tmp_path)
+    assert f"### {asks}" in found
+    assert "### Does White-Box beat L1-norm?" not in found
+    assert "| Does White-Box beat L1-norm? | Not asked of this board. |" in found
+    (tmp_path / "protocol.toml").write_text(PROTOCOL + 'asked = ["informativ"]\n')
+    assert "asked" in refused(questions.main, ["--results", str(tmp_path)], capsys)
+
+
 def test_orders_are_compared_between_allocations(tmp_path: Path) -> None:
     uniform = {"hrank": 0.9, "l1norm": 0.8, "random": 0.7, "slimming": 0.6}
     turned = dict(zip(uniform, reversed(list(uniform.values())), strict=True))
