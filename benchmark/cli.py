@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from benchmark import vectors
 from benchmark.errors import BadInput, is_full
 
 UsageProblem: type[Exception] = typer.BadParameter.mro()[2]  # ClickException, wherever it lives
@@ -16,8 +17,11 @@ INTERRUPTED_LINE = "interrupted: what is finished is kept, the same command goes
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
-def run_app(command: Callable[..., Any]) -> None:
-    """Run a typer command function as the program and exit with its code."""
+def run_app(command: Callable[..., Any], same_bits: bool = True) -> None:
+    """Run a typer command function as the program and exit with its code. `same_bits`: processors
+    with and without AVX-512 compute the same; else with all they have."""
+    if same_bits:
+        vectors.hold()
     sys.exit(invoke(command, sys.argv[1:]))
 
 

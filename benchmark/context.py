@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import baseline, flops
+from benchmark import baseline, flops, vectors
 from benchmark.checkpoint import EVERY, Checkpoints, quiet
 from benchmark.data import Data
 from benchmark.encoding import weights_digest
@@ -58,6 +58,7 @@ class Context:
 
 def set_threads_and_determinism(threads: int) -> None:
     """Same seed, same machine kind, same bits."""
+    vectors.hold()  # for who calls from Python; commands did it before anything was computed
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)

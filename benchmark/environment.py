@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from benchmark import vectors
+
 PACKAGES = ("torch", "torchvision", "fvcore", "torch-pruning", "numpy", "scikit-learn")
 
 FROZEN = "frozen.json"  # beside code that was copied for a cluster: which code it is
@@ -69,11 +71,11 @@ def _git() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """With the vector units that torch computes with: virtual machines call processors with and
-    without AVX-512 by one name, and their bits differ."""
+    """With the vector units in use: virtual machines call processors with and without AVX-512 by
+    one name, and their bits differ."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{name} ({vectors.in_use()})"

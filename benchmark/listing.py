@@ -89,7 +89,9 @@ def show_grid(cells: list[Cell], options: Options, jobs: int, console: Console) 
         done = is_done(cell, options)
         state = f"{cell.status}: {cell.blocked}" if cell.blocked else "done" if done else "to do"
         shared: str = spec.start.kind
-        if spec.start.kind != "random":
+        if spec.start.kind == "checkpoint":  # by the hash that records and protocols name it by
+            shared = f"checkpoint {spec.start.checkpoint[:8]}"
+        elif spec.start.kind != "random":
             shared = f"{spec.start.kind} {dense_key(cell)[:8]}"
         target = f"{100 * spec.flops_reduction:.1f} %" if spec.flops_reduction else "-"
         table.add_row(
@@ -121,7 +123,7 @@ def summary(cells: list[Cell], options: Options, jobs: int, expected: Forecast) 
     if expected.dense:
         each = [expected.tasks[key] for key in expected.dense]
         networks = f"{len(each)} dense network{'s' if len(each) > 1 else ''}"
-        lines.append(f"{networks} to train first: {sum(each, Seconds())}")
+        lines.append(f"{networks} to make first: {sum(each, Seconds())}")
     if expected.tasks:
         workers = f"{jobs} job{'s' if jobs > 1 else ''}"
         if options.executor == "slurm":

@@ -225,4 +225,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_app(main)
+    run_app(main, same_bits=False)  # latencies are those of the whole processor

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cache
 
+from benchmark import vectors
 from benchmark.baseline import stage_key
 from benchmark.progress import counted
 from benchmark.record import RunRecord
@@ -65,10 +66,12 @@ def warning(store: Store, spec: RunSpec, own_dense: bool, weights: str) -> str:
     key = stage_key(spec, own_dense)
     there = store.records(f"{spec.data.name}/{spec.arch.name}")
     near = [r for r in there if r.spec.start.kind != "random" and r.dense.weights != weights]
-    found = sum(stage_key(r.spec, has_own_dense(r)) == key for r in near)
+    found = [r for r in near if stage_key(r.spec, has_own_dense(r)) == key]
     if not found:
         return ""
+    how = vectors.advice(str(found[0].environment.get("cpu")))
     return (
-        f"; {counted(found, 'finished run')} of this seed started from another network, as other "
-        "hardware or another torch makes it: nothing is claimed of both, so take other seeds"
+        f"; {counted(len(found), 'finished run')} of this seed started from another network, as "
+        "other hardware or another torch makes it: nothing is claimed of both, so take other seeds"
+        + (f" ({how})" if how else "")
     )

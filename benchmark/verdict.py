@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import differences
+from benchmark import differences, vectors
 from benchmark.cli import DONE, FAILED
 from benchmark.data import Data
 from benchmark.differences import Difference, Run
@@ -76,7 +76,9 @@ def introduce(record: RunRecord, here: Mapping[str, Any], say: Say) -> bool:
     if same_kind:
         say("this machine is of the same kind: every bit is compared")
     else:
-        say("this machine is of another kind: accuracy on the same test images is compared")
+        said = "this machine is of another kind: accuracy on the same test images is compared"
+        how = vectors.advice(differences.hardware_of(record.environment))
+        say(f"{said} ({how})" if how else said)
     return same_kind
 
 

@@ -9,7 +9,10 @@ import pytest
 import tiny
 import torch
 
+from benchmark import vectors
 from benchmark.data import Data
+
+vectors.hold()  # here and in the processes that tests start, as commands do
 
 
 @pytest.fixture(autouse=True)

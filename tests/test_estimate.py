@@ -542,7 +542,7 @@ def test_a_dry_run_shows_what_each_cell_costs_and_what_that_rests_on(tmp_path: P
     assert re.search(r"done +│ - ", done)
     assert all(re.search(r"to do │ \d+ s \(\d+-\d+ s\)", line) for line in others)
     assert "4 cells: 1 done, 3 to run, 0 not applicable" in text
-    assert re.search(r"2 dense networks to train first: \d+ s \(", text)
+    assert re.search(r"2 dense networks to make first: \d+ s \(", text)
     assert re.search(r"in all .+ \(.+\) with 2 jobs, from 1 earlier record and a probe of", text)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -17,7 +17,7 @@ import pytest
 import tiny
 import torch
 
-from benchmark import environment
+from benchmark import environment, vectors
 from benchmark.schedule import order_of
 from benchmark.spec import PROTOCOL
 from benchmark.store import Store
@@ -142,6 +142,7 @@ def test_the_instrument_gives_what_it_gave(part: str) -> None:
 
 
 if __name__ == "__main__":
+    vectors.hold()
     torch.set_num_threads(1)
     content = {"protocol": PROTOCOL, "machine": environment.hardware_kind()}
     content |= {part: make() for part, make in PARTS.items()}

@@ -21,6 +21,7 @@ import tiny
 import torch
 
 from benchmark import archs, evaluate, report, run
+from benchmark.baseline import checkpoint_hash
 from benchmark.cli import BAD_INPUT, DONE, FAILED, invoke
 from benchmark.options import options_from
 from benchmark.store import Store
@@ -420,6 +421,16 @@ def test_a_checkpoint_that_does_not_fit_is_said_before_anything_runs(
         words = ["--methods", "l1norm", "--checkpoint", str(tmp_path / name), "--dry-run"]
         assert cli(*words, results=tmp_path / "results") == BAD_INPUT
         assert match in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_listed_by_the_hash_that_records_and_protocols_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(archs.build("resnet8", 10).state_dict(), tmp_path / "net.pt")
+    named = checkpoint_hash(tmp_path / "net.pt")
+    words = ["--methods", "l1norm", "--checkpoint", str(tmp_path / "net.pt"), "--dry-run"]
+    assert cli(*words, results=tmp_path / "results") == DONE
+    assert f"checkpoint {named[:8]}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_file_with_one_of_our_names_or_that_exits_is_refused(

@@ -78,6 +78,7 @@ def test_runs_that_started_from_another_network_of_the_seed_are_counted(
     assert sharing.warning(store, spec, False, record.dense.weights) == ""
     said = sharing.warning(store, spec, False, "of another processor")
     assert said.startswith("; 1 finished run of this seed started from another network")
+    assert said.endswith("so take other seeds")  # this machine computes as it did for the record
     assert sharing.warning(store, adapted(checkpoint, seed=1), False, "others") == ""
     assert sharing.warning(store, adapted(checkpoint, lr=0.01), False, "others") == ""
     sparse = MethodIdentity(
