@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import environment, vectors
+from benchmark import cli, environment, vectors
+from benchmark.cli import DONE
 
 TRAINS = """
 import json, torch
@@ -89,6 +90,22 @@ def test_what_is_in_use_is_named(
     else:
         monkeypatch.setenv(vectors.ONEDNN, variable)
     assert vectors.in_use() == said
+
+
+@pytest.mark.parametrize("same_bits", [True, False])
+def test_commands_are_held_unless_they_measure_speed(
+    same_bits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = list[bool]()
+    monkeypatch.setattr(vectors, "hold", lambda: held.append(True))
+    monkeypatch.setattr(sys, "argv", ["command"])
+
+    def command() -> int:
+        return DONE
+
+    with pytest.raises(SystemExit, match="0"):
+        cli.run_app(command, same_bits)
+    assert held == [True] * same_bits
 
 
 @pytest.mark.parametrize(
